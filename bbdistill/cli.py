@@ -1,0 +1,326 @@
+"""The command line: each verb is one library call. The result goes to stdout, everything else to stderr."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bbdistill.errors import BBDistillError
+
+app = typer.Typer(
+    help="Turn a hosted LLM into a small model of your own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cache_app = typer.Typer(help="Look into a store of recorded calls.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+CacheMode = Literal["auto", "record", "replay", "off"]
+Config = Annotated[Path, typer.Argument(help="TOML file of the task.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override one key: --set train.steps=5", metavar="A.B=V")]
+Out = Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/<config>-<date>-<id>")]
+Cache = Annotated[CacheMode, typer.Option(help="How the store is used.")]
+Replay = Annotated[
+    str | None,
+    typer.Option(help="Replay a recorded run: FILE or FILE#RUN (default: its newest).", metavar="FILE[#RUN]"),
+]
+MaxUsd = Annotated[float | None, typer.Option(help="Hard cap for this run, in dollars.", min=0.0)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SkipBad = Annotated[bool, typer.Option(help="Skip and count bad lines instead of stopping.")]
+RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+
+
+@app.command()
+def init(
+    prompts: Annotated[Path, typer.Argument(help="JSONL with your prompts.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where to write the config.")] = Path("task.toml"),
+    test: Annotated[Path | None, typer.Option(help="JSONL with held-out prompts.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="JSON schema that answers must fit.")] = None,
+    teacher: Annotated[str, typer.Option(help="provider:model")] = "openai:gpt-5.6",
+    base_url: Annotated[str | None, typer.Option(help="Another OpenAI-compatible server.")] = None,
+    student: Annotated[str, typer.Option(help="Hub id or directory.")] = "HuggingFaceTB/SmolLM2-135M-Instruct",
+    recipe: Annotated[Literal["sft", "gad"], typer.Option(help="Training recipe.")] = "gad",
+) -> None:
+    """Write a commented task.toml that fits your data."""
+    from bbdistill.starter import write_task
+
+    write_task(
+        prompts, out, test=test, schema=schema, teacher=teacher, base_url=base_url, student=student, recipe=recipe
+    )
+    print(out)
+    _say(f"next: bbdistill run {out} --dry-run")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory; an earlier demo there is replaced.")] = Path("runs/demo"),
+    live: Annotated[bool, typer.Option(help="Ask a live teacher instead of replaying the shipped recording.")] = False,
+    base_url: Annotated[str, typer.Option(help="The live teacher's server.")] = "http://127.0.0.1:8077/v1",
+    model: Annotated[str, typer.Option(help="The live teacher's model.")] = "openai:qwen2.5-coder-1.5b-instruct",
+    as_json: Json = False,
+) -> None:
+    """The whole method on a built-in task: offline, without a key, from a recorded teacher."""
+    from bbdistill.demo import run_demo
+
+    _report(_watched(partial(run_demo, out=out, live=(base_url, model) if live else None)), as_json)
+
+
+@app.command()
+def run(
+    config: Config,
+    set_: Set = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the run in --out.")] = False,
+    cache: Cache = "auto",
+    replay: Replay = None,
+    max_usd: MaxUsd = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show the first requests and the most they can cost; ask nothing.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student: prompts and a teacher in; an adapter, a report and a replayable record out."""
+    from bbdistill import runner
+    from bbdistill.config import Settings
+
+    settings = Settings(
+        overrides=tuple(set_ or ()),
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        mode=cache,
+        replay=replay,
+        max_usd=max_usd,
+        skip_bad=skip_bad,
+    )
+    if dry_run:
+        from bbdistill.dryrun import dry_run as preview
+
+        print(preview(config, settings))
+    else:
+        _report(_watched(partial(runner.run, config, settings=settings)), as_json)
+
+
+@app.command()
+def collect(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="Where to write the demonstrations.")] = Path("demonstrations.jsonl"),
+    set_: Set = None,
+    cache: Cache = "auto",
+    replay: Replay = None,
+    max_usd: MaxUsd = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Only ask the teacher for demonstrations; needs no torch."""
+    from bbdistill.collect import collect as collect_
+
+    settings = {
+        "overrides": tuple(set_ or ()),
+        "mode": cache,
+        "replay": replay,
+        "max_usd": max_usd,
+        "skip_bad": skip_bad,
+    }
+    summary = _watched(partial(collect_, config, out, **settings))
+    print(json.dumps(summary) if as_json else out)
+
+
+@app.command()
+def verify(
+    config: Config,
+    answers: Annotated[Path, typer.Argument(help="JSONL with prompts and completions.", show_default=False)],
+    set_: Set = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Hold the completions of a JSONL file against the task's verifier; exit 1 if one fails."""
+    from bbdistill.collect import verify_file
+
+    summary = verify_file(config, answers, overrides=tuple(set_ or ()), skip_bad=skip_bad, say=_say)
+    print(
+        json.dumps(summary) if as_json else "{passed} passed, {failed} failed, {abstained} not judged".format(**summary)
+    )
+    raise typer.Exit(1 if summary["failed"] else 0)
+
+
+@app.command(name="eval")
+def eval_(
+    path: RunPath,
+    test: Annotated[Path | None, typer.Option(help="JSONL to evaluate on instead of the run's test file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run's base and adapter on a test file; asks no teacher."""
+    from bbdistill.runner import evaluate_run
+
+    result = _watched(partial(evaluate_run, path, test=test))
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        for name, row in result.items():
+            print(f"{name:<8} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items() if value is not None))
+
+
+@app.command()
+def sample(
+    path: RunPath,
+    prompt: Annotated[
+        str, typer.Argument(help="Text of the user's message; `-` reads it from stdin.", show_default=False)
+    ],
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    base: Annotated[bool, typer.Option(help="Answer with the base model, without the adapter.")] = False,
+    temperature: Annotated[float, typer.Option(help="0 = greedy.", min=0.0)] = 0.0,
+) -> None:
+    """Answer one prompt with a run's student."""
+    from bbdistill.runner import sample_run
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    print(sample_run(path, text, system=system, base=base, temperature=temperature))
+
+
+@app.command()
+def report(path: RunPath, as_json: Json = False) -> None:
+    """Show the report of a finished run."""
+    from bbdistill.report import read_report, render
+
+    found = read_report(path)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
+
+
+@app.command()
+def export(
+    path: RunPath,
+    to: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
+    merge: Annotated[
+        bool, typer.Option(help="A full model with the adapter merged in, instead of a PEFT adapter.")
+    ] = False,
+) -> None:
+    """Copy a run's adapter out, as a PEFT directory or merged into its base."""
+    from bbdistill.runner import export_run
+
+    print(export_run(path, to, merge=merge))
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="Also check this task: data, key, teacher.")] = None,
+    set_: Set = None,
+    judge: Annotated[
+        int, typer.Option(help="Measure the teacher as judge and corrector on this many pairs.", min=0)
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """What is installed, what this machine can do, and whether the task's parts answer."""
+    from bbdistill.doctor import diagnose
+
+    checks = diagnose(config, overrides=tuple(set_ or ()), judge=judge)
+    if as_json:
+        print(json.dumps([{"name": c.name, "ok": c.ok, "says": c.says} for c in checks], indent=2))
+    else:
+        for check in checks:
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.says}")
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+@cache_app.command(name="list")
+def cache_list(
+    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="Only calls that this run used.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The runs of a store and their calls, a line each."""
+    from bbdistill.recording import open_recording
+
+    with open_recording(file) as recording:
+        rows = [call.brief() for call in recording.calls(run)]
+        if as_json:
+            print(json.dumps({"runs": [found.brief() for found in recording.runs()], "calls": rows}, indent=2))
+        else:
+            for found in recording.runs():
+                print("run  {id}  {started_at}  {calls} calls".format(**found.brief()))
+            for row in rows:
+                print("{id:>6}  {kind:<8} {purpose:<15} {prompt_id:<16} {model}  {key:.12}".format(**row))
+
+
+@cache_app.command(name="show")
+def cache_show(
+    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
+    call: Annotated[
+        str, typer.Argument(help="Number of the call, or the first letters of its key.", show_default=False)
+    ],
+) -> None:
+    """One recorded call, whole, as JSON."""
+    from bbdistill.recording import open_recording
+
+    with open_recording(file) as recording:
+        print(json.dumps(recording.call(call).full(), indent=2, ensure_ascii=False))
+
+
+@cache_app.command(name="verify")
+def cache_verify(file: Annotated[Path, typer.Argument(help="The store.", show_default=False)]) -> None:
+    """Derive every key anew from its stored request; exit 1 if something does not fit."""
+    from bbdistill.recording import open_recording
+
+    with open_recording(file) as recording:
+        problems = recording.verify()
+        for problem in problems:
+            print(problem)
+        _say(f"{len(recording.calls())} calls checked, {len(problems)} problems")
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.callback()
+def _everywhere(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    _debug["on"] = debug
+
+
+_debug = {"on": False}
+
+
+def main() -> None:
+    """Runs the command line. One error, one sentence, its exit code; no traceback without `--debug`."""
+    try:
+        app()
+    except BBDistillError as fault:
+        if _debug["on"]:
+            raise
+        _say(f"error: {fault}")
+        sys.exit(fault.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted; replies that were paid for are stored, and the run goes on with `--resume`")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _watched(work: Callable[..., Any]) -> Any:
+    """Runs `work(on_event=...)` with progress on stderr."""
+    from bbdistill.console import watching
+
+    with watching() as on_event:
+        return work(on_event=on_event)
+
+
+def _report(result: Any, as_json: bool) -> None:
+    from bbdistill.report import summary_lines
+
+    if as_json:
+        print(json.dumps(result.report, indent=2, ensure_ascii=False))
+        return
+    for line in summary_lines(result.report):
+        print(line)
+    print(result.directory)

@@ -1,0 +1,85 @@
+"""What needs no student: asking for demonstrations, and holding a file of answers against the verifier. No torch."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bbdistill.config import CacheMode, Settings
+from bbdistill.data import load_prompts, write_demonstrations
+from bbdistill.errors import TeacherError
+from bbdistill.metrics import Note, OnEvent, Progress
+from bbdistill.task import load_task, resolve
+from bbdistill.teacher.ask import demonstrations
+from bbdistill.teacher.teacher import Teacher
+from bbdistill.types import Demonstration, Verdict
+
+TELL_EVERY_S = 0.5
+
+
+def collect(
+    config: Path,
+    out: Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    mode: CacheMode = "auto",
+    replay: str | None = None,
+    max_usd: float | None = None,
+    skip_bad: bool = False,
+    on_event: OnEvent = lambda _: None,
+) -> dict[str, Any]:
+    """Asks for an answer to every prompt of the task and writes those that came; returns the counts."""
+    settings = Settings(overrides=overrides, mode=mode, replay=replay, max_usd=max_usd, skip_bad=skip_bad)
+    resolved = resolve(config, settings)
+    dataset = load_prompts(resolved.task.prompts, skip_bad=skip_bad)
+    missing = [prompt for prompt in dataset.prompts if prompt.id not in dataset.demonstrations]
+
+    async def work() -> tuple[list[Demonstration], dict[str, Any]]:
+        teacher = Teacher.from_config(resolved.teacher, mode=mode, replay=replay, templates=resolved.task.templates)
+        async with teacher:
+            asking = asyncio.create_task(demonstrations(teacher, missing))
+            while not asking.done():
+                await asyncio.wait([asking], timeout=TELL_EVERY_S)
+                on_event(_progress(teacher, len(missing)))
+            return [a for a in await asking if isinstance(a, Demonstration)], teacher.ledger.summary()
+
+    answers, ledger = asyncio.run(work())
+    if missing and not answers and not dataset.demonstrations:
+        raise TeacherError(f"the teacher gave no usable answer to any of {len(missing)} prompts: {ledger['abstain_reasons']}")
+    found = [*dataset.demonstrations.values(), *answers]
+    write_demonstrations(out, found)
+    on_event(Note(text=f"{len(found)} demonstrations for {len(dataset.prompts)} prompts in {out}"))
+    return {"prompts": len(dataset.prompts), "demonstrations": len(found), "skipped": dataset.skipped, "teacher": ledger}
+
+
+def verify_file(
+    config: Path, answers: Path, *, overrides: tuple[str, ...], skip_bad: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Counts of passed, failed and not judged completions of a JSONL file; says what is wrong with each that fails."""
+    task = load_task(resolve(config, Settings(overrides=overrides)), skip_bad=skip_bad)
+    counts = {"passed": 0, "failed": 0, "abstained": 0}
+    scores: list[float] = []
+    for demonstration in load_prompts(answers, skip_bad=skip_bad).demonstrations.values():
+        verdict = task.verify(demonstration.prompt, demonstration.completion)
+        if not isinstance(verdict, Verdict):
+            counts["abstained"] += 1
+            continue
+        scores.append(verdict.score)
+        counts["passed" if verdict.passed else "failed"] += 1
+        if not verdict.passed:
+            say(f"{demonstration.prompt.id}: {verdict.feedback}")
+    return {**counts, "score": sum(scores) / len(scores) if scores else None}
+
+
+def _progress(teacher: Teacher, total: int) -> Progress:
+    ledger = teacher.ledger
+    totals = ledger.summary()
+    return Progress(
+        what="asking for demonstrations",
+        done=ledger.calls - ledger.in_flight,
+        total=total,
+        calls=ledger.calls,
+        cached=totals["cached"],
+        in_flight=ledger.in_flight,
+        spent_usd=totals["cost_usd"],
+    )

@@ -1,0 +1,90 @@
+"""Progress on stderr: a live display on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bbdistill.metrics import Event, Note, OnEvent, StepDone
+from bbdistill.metrics import Progress as Moved
+
+QUIET_S = 10.0
+"""Off a terminal, the least time between two lines about the same piece of work."""
+
+SHOWN = {
+    "sft/loss": "sft",
+    "policy/loss": "policy",
+    "reward/mean": "reward",
+    "discriminator/loss": "discriminator",
+    "discriminator/accuracy": "accuracy",
+}
+
+
+@contextmanager
+def watching() -> Iterator[OnEvent]:
+    """Gives the function that shows events for as long as the block lasts."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _Live(progress)
+
+
+class _Lines:
+    """One line per event; progress at most every few seconds."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note():
+                self._print(event.text)
+            case StepDone():
+                self._print(f"{_where(event)}  {_figures(event.metrics)}")
+            case Moved():
+                now = time.monotonic()
+                if event.done == event.total or now - self._last.get(event.what, -QUIET_S) >= QUIET_S:
+                    self._last[event.what] = now
+                    self._print(f"{event.what}: {event.done}/{event.total}{_calls(event)}")
+
+    def _print(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Live:
+    """A bar per piece of work, steps and notes above it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=None)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note():
+                self._progress.console.print(event.text, highlight=False)
+            case StepDone():
+                self._progress.console.print(f"{_where(event)}  {_figures(event.metrics)}", highlight=False)
+            case Moved():
+                text = f"{event.what}{_calls(event)}"
+                self._progress.update(self._task, description=text, completed=event.done, total=event.total)
+
+
+def _where(event: StepDone) -> str:
+    return f"step {event.step} ({event.stage} {event.step_in_stage}/{event.steps_in_stage})"
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{label} {metrics[name]:.3f}" for name, label in SHOWN.items() if name in metrics)
+
+
+def _calls(event: Moved) -> str:
+    if not event.calls:
+        return ""
+    spent = "" if event.spent_usd is None else f", ${event.spent_usd:.4f}"
+    return f"  ({event.calls} calls, {event.cached} from the record, {event.in_flight} in flight{spent})"

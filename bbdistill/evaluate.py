@@ -1,0 +1,89 @@
+"""Before and after: what each model answers on held-out prompts, how good that is, and how sure we can be of it."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from bbdistill.types import Abstain, Prompt, Verdict
+from bbdistill.verify.fields import agreement
+
+Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """One model's answers to the same prompts, each judged. None = it could not be judged, and is left out of the mean."""
+
+    name: str
+    texts: tuple[str | None, ...]
+    """None = no answer (the teacher abstained)."""
+    valid: tuple[float | None, ...]
+    scores: tuple[float | None, ...]
+    nll: float | None = None
+    """Mean nats per token of the teacher's answers under this model."""
+
+    def summary(self) -> dict[str, Any]:
+        """`valid`, `score` with a 95 % interval, `n` answers scored, and `nll`."""
+        scored = [score for score in self.scores if score is not None]
+        judged = [valid for valid in self.valid if valid is not None]
+        low, high = interval(scored)
+        return {
+            "valid": mean(judged),
+            "score": mean(scored),
+            "low": low,
+            "high": high,
+            "n": len(scored),
+            "nll": self.nll,
+        }
+
+
+def judge(name: str, prompts: Sequence[Prompt], texts: Sequence[str | None], verify: Verify) -> Answers:
+    """Valid: what the verifier says without the reference. Score: agreement with the reference, else the verifier's."""
+    return Answers(
+        name=name,
+        texts=tuple(texts),
+        valid=tuple(_valid(prompt, text, verify) for prompt, text in zip(prompts, texts, strict=True)),
+        scores=tuple(score(prompt, text, verify) for prompt, text in zip(prompts, texts, strict=True)),
+    )
+
+
+def score(prompt: Prompt, text: str | None, verify: Verify) -> float | None:
+    """In [0, 1]; None where there is no answer, or nothing to hold it against."""
+    if text is None:
+        return None
+    if prompt.reference is not None:
+        return agreement(text, prompt.reference)
+    verdict = verify(prompt, text)
+    return verdict.score if isinstance(verdict, Verdict) else None
+
+
+def difference(better: Answers, worse: Answers) -> dict[str, float | None]:
+    """Mean difference of the scores on the prompts both have, with a paired 95 % interval."""
+    pairs = zip(better.scores, worse.scores, strict=True)
+    gains = [b - w for b, w in pairs if b is not None and w is not None]
+    low, high = interval(gains)
+    return {"score": mean(gains), "low": low, "high": high}
+
+
+def interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float | None, float | None]:
+    """Percentile bootstrap of the mean, always with the same resamples; (None, None) without values."""
+    if not values:
+        return None, None
+    draw = random.Random(0)
+    means = sorted(sum(draw.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
+    tail = (1 - level) / 2
+    return means[int(tail * RESAMPLES)], means[int((1 - tail) * RESAMPLES) - 1]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _valid(prompt: Prompt, text: str | None, verify: Verify) -> float | None:
+    if text is None:
+        return None
+    verdict = verify(replace(prompt, reference=None), text)
+    return float(verdict.passed) if isinstance(verdict, Verdict) else None

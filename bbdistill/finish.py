@@ -1,0 +1,149 @@
+"""The end of a run: its best student saved, every model evaluated once on the test prompts, the report written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bbdistill import evaluate
+from bbdistill.config import RunConfig, parse_config
+from bbdistill.data import load_prompts
+from bbdistill.evaluate import Answers
+from bbdistill.metrics import Note, OnEvent
+from bbdistill.report import MODELS, card, write_report
+from bbdistill.rundir import RunDir, read_json
+from bbdistill.runner import RunResult
+from bbdistill.setup import Run, versions
+from bbdistill.state import TrainState
+from bbdistill.student.export import load_adapter, save_adapter
+from bbdistill.student.student import Student, open_student
+from bbdistill.task import Verify, load_task
+from bbdistill.teacher.ask import demonstrations
+from bbdistill.types import Demonstration, Prompt
+
+SAMPLES = 10
+
+
+def finish(run: Run, state: TrainState) -> RunResult:
+    """Adapter, evaluation, report."""
+    answers = _evaluate(run, state)
+    report = _report(run, state, answers)
+    save_adapter(run.directory.adapter, run.student, card=card(report))
+    write_report(run.directory, report)
+    return RunResult(directory=run.directory.path, adapter=run.directory.adapter, report=report)
+
+
+def _evaluate(run: Run, state: TrainState) -> dict[str, Answers]:
+    """The test split, touched once. Leaves the best adapter in the student."""
+    prompts, student, check = run.task.test, run.student, run.task.verify
+    asking = run.submit(demonstrations(run.teacher, prompts, purpose="evaluation"))
+    replies = run.wait(asking, "evaluation: asking the teacher")
+    taught = [reply.completion if isinstance(reply, Demonstration) else None for reply in replies]
+
+    def measured(name: str, *, adapter: bool) -> Answers:
+        run.check_stop()
+        run.note(f"evaluation: {name} on {len(prompts)} test prompts")
+        return answers_of(student, name, prompts, check, taught, adapter=adapter)
+
+    found = {"teacher": evaluate.judge("teacher", prompts, taught, check), "base": measured("base", adapter=False)}
+    student.load_adapter_state(state.sft)
+    found["sft"] = measured("sft", adapter=True)
+    if state.best_step == state.sft_step:
+        found["student"] = replace(found["sft"], name="student")
+    else:
+        student.load_adapter_state(state.best)
+        found["student"] = measured("student", adapter=True)
+    return found
+
+
+def answers_of(
+    student: Student,
+    name: str,
+    prompts: Sequence[Prompt],
+    check: Verify,
+    taught: Sequence[str | None],
+    *,
+    adapter: bool,
+) -> Answers:
+    """Greedy answers of the student, judged, and its NLL of the teacher's answers."""
+    pairs = [(prompt, text) for prompt, text in zip(prompts, taught, strict=True) if text is not None]
+    judged = evaluate.judge(name, prompts, student.answer(prompts, adapter=adapter), check)
+    return replace(judged, nll=evaluate.mean(student.nll(pairs, adapter=adapter)))
+
+
+def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """See `report.py` for the keys."""
+    task, demonstrated = run.task, run.directory.demonstrations
+    everything = len(load_prompts(demonstrated).demonstrations)
+    return {
+        "run": {
+            "id": run.id,
+            "recipe": run.config.recipe,
+            "replayed": run.replayed,
+            "student": run.config.require_student().model,
+            "teacher": run.config.teacher.model,
+            "versions": versions(),
+        },
+        "eval": {
+            **{name: answers[name].summary() for name in MODELS},
+            "student_minus_sft": evaluate.difference(answers["student"], answers["sft"]),
+        },
+        "teacher": run.teacher.ledger.summary(),
+        "train": {
+            "steps": state.step,
+            **asdict(state.counts),
+            "best_step": state.best_step,
+            "sft_step": state.sft_step,
+            "validation_score": state.best_score,
+        },
+        "data": {
+            "train": len(task.train),
+            "validation": len(task.validation),
+            "test": len(task.test),
+            "test_is_validation": task.test_is_validation,
+            "with_reference": sum(prompt.reference is not None for prompt in task.train),
+            "demonstrations": everything,
+            "demonstrations_used": state.demonstrations_used,
+            "skipped": task.skipped,
+            "test_seen_in_train": task.test_seen_in_train,
+        },
+        "samples": [_sample(prompt, index, answers) for index, prompt in enumerate(task.test[:SAMPLES])],
+    }
+
+
+def _sample(prompt: Prompt, index: int, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    return {
+        "id": prompt.id,
+        "prompt": "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt.messages),
+        "reference": prompt.reference,
+        "answers": {name: answers[name].texts[index] for name in MODELS},
+        "scores": {name: answers[name].scores[index] for name in MODELS},
+    }
+
+
+def evaluate_finished(directory: RunDir, test: Path | None, on_event: OnEvent) -> dict[str, dict[str, Any]]:
+    """Base and adapter of a finished run on its test prompts, or on another file's."""
+    config, student = _reopened(directory)
+    task = load_task(config)
+    prompts = load_prompts(test).prompts if test else task.test
+    found: dict[str, dict[str, Any]] = {}
+    for name, adapter in (("base", False), ("student", True)):
+        on_event(Note(text=f"{name} on {len(prompts)} prompts"))
+        texts = student.answer(prompts, adapter=adapter)
+        found[name] = evaluate.judge(name, prompts, texts, task.verify).summary()
+    return found
+
+
+def sample_finished(directory: RunDir, text: str, *, system: str | None, base: bool, temperature: float) -> str:
+    """One answer of a finished run's student."""
+    _, student = _reopened(directory)
+    messages = ({"role": "system", "content": system},) if system else ()
+    prompt = Prompt(id="sample", messages=(*messages, {"role": "user", "content": text}))
+    return student.answer([prompt], adapter=not base, temperature=temperature)[0]
+
+
+def _reopened(directory: RunDir) -> tuple[RunConfig, Student]:
+    config = parse_config(read_json(directory.config)["config"], where=str(directory.config), base=Path("/"))
+    student, _ = open_student(config)
+    load_adapter(student, directory.adapter)
+    return config, student

@@ -1,0 +1,67 @@
+"""What a run tells while it works: events for whoever watches, and `metrics.jsonl`, one line per step."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something worth a line: what is being done now."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a piece of work is. `spent_usd` is None while a price is unknown."""
+
+    what: str
+    done: int
+    total: int
+    calls: int = 0
+    cached: int = 0
+    in_flight: int = 0
+    spent_usd: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone:
+    """One step of the loop; `step` counts from 1 over all stages."""
+
+    step: int
+    stage: str
+    step_in_stage: int
+    steps_in_stage: int
+    metrics: Mapping[str, float]
+
+
+Event: TypeAlias = Note | Progress | StepDone
+OnEvent: TypeAlias = Callable[[Event], object]
+
+
+class MetricsFile:
+    """`metrics.jsonl`. Opened for a resume at step n, it forgets what stands after step n."""
+
+    def __init__(self, path: Path, *, after_step: int = 0) -> None:
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= after_step] if after_step else []
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._path = path
+
+    def log(self, step: int, stage: str, values: Mapping[str, float]) -> None:
+        """Appends one line; a value that is not finite is null, for JSON has no word for it."""
+        row: dict[str, Any] = {"step": step, "stage": stage}
+        for name, value in values.items():
+            row[name] = value if math.isfinite(value) else None
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines only: a torn last line belongs to a step that is done again."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]

@@ -1,0 +1,61 @@
+"""A store, opened to be read: runs, calls, plans and rollouts as typed rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bbdistill.client.store import CallRow, RolloutRow, RunRow, Store
+from bbdistill.errors import StoreError
+
+
+class Recording:
+    """Read-only view of one store; `with open_recording(...) as recording:` closes it."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise StoreError(f"no store at `{path}`; a run writes one to `teacher.cache`")
+        self._store = Store(path, read_only=True)
+
+    def runs(self) -> Sequence[RunRow]:
+        """Oldest first."""
+        return self._store.runs()
+
+    def calls(self, run: str | None = None) -> Sequence[CallRow]:
+        """Every recorded call, or those that one run used, in order."""
+        return self._store.calls(run)
+
+    def call(self, which: str | int) -> CallRow:
+        """By number, or by the first letters of its key. StoreError if there is not exactly one."""
+        found = [row for row in self.calls() if str(row.id) == str(which) or row.key.startswith(str(which))]
+        exact = [row for row in found if str(row.id) == str(which)]
+        if len(exact or found) != 1:
+            raise StoreError(f"{len(found)} calls match `{which}`; give a number from `bbdistill cache list`, or a longer key")
+        return (exact or found)[0]
+
+    def rollouts(self, run: str, step: int) -> Sequence[RolloutRow]:
+        return self._store.rollouts(run, step)
+
+    def plan(self, run: str, step: int, name: str) -> dict[str, Any] | None:
+        """What a run decided under this name at this step."""
+        return self._store.plan(run, step, name)
+
+    def verify(self) -> list[str]:
+        """Problems found when every key is derived anew from its stored request; empty if none."""
+        return self._store.verify()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_recording(path: str | Path) -> Recording:
+    """The record at `path`. StoreError if there is none or it cannot be read."""
+    return Recording(Path(path))

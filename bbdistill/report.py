@@ -1,0 +1,79 @@
+"""The page people read: `report.json` (keys documented here) and `report.md` made from it. No torch, no network.
+
+run                     id, recipe, replayed, student, teacher, versions
+eval.{base,sft,student,teacher}   valid, score, low, high, n, nll   (None = could not be measured)
+eval.student_minus_sft  score, low, high: paired over the same prompts
+teacher                 calls, cached, cost_usd (of this run), recorded_cost_usd (when bought), abstain_rate,
+                        order_flip_rate, comparisons, by_purpose
+train                   steps, seconds, tokens, preferences, corrections, corrections_accepted, best_step, sft_step,
+                        validation_score
+data                    train, validation, test, with_reference, demonstrations, skipped, test_seen_in_train
+samples                 ten test prompts with every model's answer
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bbdistill.rundir import RunDir, read_json, write_json
+
+MODELS = ("base", "sft", "student", "teacher")
+
+
+def write_report(directory: RunDir, report: Mapping[str, Any]) -> None:
+    """Both files."""
+    write_json(directory.report, report)
+    directory.report_page.write_text(render(report), encoding="utf-8")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report of a run directory. RunError if the run has not finished."""
+    return read_json(RunDir.existing(path).report)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The Markdown page."""
+    environment = Environment(
+        loader=PackageLoader("bbdistill", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced)
+    return environment.get_template("report.md").render(report=report, models=MODELS)
+
+
+def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
+    """The result in a few lines, for a terminal."""
+    lines = ["            valid   score   95 % interval      n"]
+    for name in MODELS:
+        row = report["eval"][name]
+        valid, score, low, high = (number(row[key]) for key in ("valid", "score", "low", "high"))
+        lines.append(f"  {name:<8} {valid:>6}  {score:>6}   {low:>6} – {high:<6} {row['n']:>4}")
+    gain, teacher = report["eval"]["student_minus_sft"], report["teacher"]
+    lines.append(f"  student - sft: {number(gain['score'])} ({number(gain['low'])} – {number(gain['high'])})")
+    lines.append(
+        f"  teacher: {teacher['calls']} calls, {teacher['cached']} from the record; "
+        f"cost now {dollars(teacher['cost_usd'])}, when bought {dollars(teacher['recorded_cost_usd'])}"
+    )
+    return lines
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def dollars(value: float | None) -> str:
+    return "unknown (no price for this model)" if value is None else f"${value:.4f}"
+
+
+def fenced(text: str | None) -> str:
+    """A code block that the text cannot break out of."""
+    shown = text if text is not None else "(no answer)"
+    fence = "```"
+    while fence in shown:
+        fence += "`"
+    return f"{fence}\n{shown}\n{fence}"

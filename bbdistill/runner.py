@@ -1,0 +1,107 @@
+"""One run from config to report, blocking (`run`) or awaitable (`arun`), and what one does with a finished run."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bbdistill.config import RunConfig, Settings
+from bbdistill.errors import MissingExtraError, RunError
+from bbdistill.metrics import Event, OnEvent
+from bbdistill.rundir import RunDir
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """A finished run: its directory, its adapter (a PEFT directory) and the contents of report.json."""
+
+    directory: Path
+    adapter: Path
+    report: Mapping[str, Any]
+
+
+def run(
+    config: str | Path | RunConfig,
+    *,
+    settings: Settings | None = None,
+    on_event: OnEvent | None = None,
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> RunResult:
+    """Trains a student. `options` are the fields of `Settings`.
+
+    Setting `stop` ends the run at the next safe place with KeyboardInterrupt; replies paid for and the last checkpoint stay.
+    """
+    need_torch("training")
+    from bbdistill.finish import finish
+    from bbdistill.setup import open_run
+    from bbdistill.train import train
+
+    given = replace(settings or Settings(), **options)
+    with open_run(config, given, on_event or _ignore, stop or threading.Event()) as live:
+        return finish(live, train(live))
+
+
+async def arun(config: str | Path | RunConfig, *, on_event: OnEvent | None = None, **options: Any) -> RunResult:
+    """`run` for a program with an event loop, which stays free: the work is done in a thread.
+
+    Cancelling stops the run at its next safe place; nothing that was paid for is lost. Events arrive in that thread.
+    """
+    stop = threading.Event()
+    work = asyncio.create_task(asyncio.to_thread(run, config, on_event=on_event, stop=stop, **options))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([work])
+        raise
+
+
+def evaluate_run(
+    path: Path, *, test: Path | None = None, on_event: OnEvent = lambda _: None
+) -> dict[str, dict[str, Any]]:
+    """Scores of base and adapter on the run's test prompts, or on those of `test`."""
+    need_torch("evaluating")
+    from bbdistill.finish import evaluate_finished
+
+    return evaluate_finished(RunDir.existing(path), test, on_event)
+
+
+def sample_run(path: Path, text: str, *, system: str | None, base: bool, temperature: float) -> str:
+    """One answer of a run's student."""
+    need_torch("sampling")
+    from bbdistill.finish import sample_finished
+
+    return sample_finished(RunDir.existing(path), text, system=system, base=base, temperature=temperature)
+
+
+def export_run(path: Path, to: Path, *, merge: bool) -> Path:
+    """The run's adapter as a PEFT directory at `to`, or the model with the adapter merged in."""
+    directory = RunDir.existing(path)
+    if not (directory.adapter / "adapter_config.json").is_file():
+        raise RunError(f"`{path}` has no adapter yet; finish it with `bbdistill run CONFIG --out {path} --resume`")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise RunError(f"`{to}` is not empty; give a new directory")
+    if not merge:
+        shutil.copytree(directory.adapter, to, dirs_exist_ok=True)
+        return to
+    need_torch("merging")
+    from bbdistill.student.export import merge as merge_
+
+    merge_(directory.adapter, to)
+    return to
+
+
+def need_torch(what: str) -> None:
+    """MissingExtraError where the training extra is not installed."""
+    missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"{what} needs {', '.join(missing)}; install with `pip install 'bbdistill[train]'`")
+
+
+def _ignore(_: Event) -> None:
+    pass

@@ -1,0 +1,193 @@
+"""Makes the objects of a run from its config: data, verifier, teacher, record, student. `open_run` closes them again."""
+
+import platform
+import secrets
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future, TimeoutError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bbdistill.client.loop import LoopThread
+from bbdistill.config import RunConfig, Settings, dump_config
+from bbdistill.data import Dataset
+from bbdistill.errors import ConfigError, RunError
+from bbdistill.metrics import Note, OnEvent, Progress
+from bbdistill.objectives import Stage, stages
+from bbdistill.plan import Plan
+from bbdistill.rundir import RunDir, read_json, write_json
+from bbdistill.student.discriminator import Discriminator
+from bbdistill.student.student import Student, open_student
+from bbdistill.task import Task, load_task, resolve
+from bbdistill.teacher.connect import Connection, connect
+from bbdistill.teacher.teacher import Teacher
+from bbdistill.types import Prompt
+
+T = TypeVar("T")
+ENOUGH_CALLS = 20
+"""Below this many calls of a kind, an abstain rate says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The live objects of one run."""
+
+    id: str
+    config: RunConfig
+    directory: RunDir
+    replayed: str | None
+    task: Task
+    stages: tuple[Stage, ...]
+    plan: Plan
+    teacher: Teacher
+    student: Student
+    discriminator: Discriminator
+    loop: LoopThread
+    on_event: OnEvent
+    stop: threading.Event
+
+    def note(self, text: str) -> None:
+        self.on_event(Note(text=text))
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts the teacher's work in the client's own thread, where no training step can starve a timeout."""
+        return self.loop.submit(work)
+
+    def wait(self, future: Future[T], what: str) -> T:
+        """The result; progress is told while waiting, and `stop` ends the wait."""
+        ledger = self.teacher.ledger
+        before = ledger.calls - ledger.in_flight
+        while True:
+            try:
+                return future.result(timeout=0.25)
+            except TimeoutError:
+                if future.done():
+                    raise
+            except KeyboardInterrupt:
+                future.cancel()
+                raise
+            if self.stop.is_set():
+                future.cancel()
+                raise KeyboardInterrupt
+            totals = ledger.summary()
+            self.on_event(
+                Progress(
+                    what=what,
+                    done=ledger.calls - ledger.in_flight - before,
+                    total=ledger.calls - before,
+                    calls=ledger.calls,
+                    cached=totals["cached"],
+                    in_flight=ledger.in_flight,
+                    spent_usd=totals["cost_usd"],
+                )
+            )
+
+    def check_stop(self) -> None:
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def check_abstentions(self, *purposes: str) -> None:
+        """RunError where too many of these calls gave nothing usable."""
+        ledger, allowed = self.teacher.ledger, self.config.feedback.max_abstain_rate
+        calls = sum(ledger.line(purpose).calls for purpose in purposes)
+        rate = ledger.abstain_rate(*purposes)
+        if calls >= ENOUGH_CALLS and rate > allowed:
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.abstain_reasons.most_common(3))
+            raise RunError(
+                f"{100 * rate:.0f} % of {calls} {' and '.join(purposes)} calls gave nothing usable ({reasons}), more than "
+                f"`feedback.max_abstain_rate` = {allowed}; look at them with `bbdistill cache list {self.config.teacher.cache}`"
+            )
+
+
+@contextmanager
+def open_run(
+    given: str | Path | RunConfig, settings: Settings, on_event: OnEvent, stop: threading.Event
+) -> Iterator[Run]:
+    """Everything a run needs, opened in the order in which it is cheapest to fail."""
+    config = resolve(given, settings)
+    task = load_task(config, skip_bad=settings.skip_bad)
+    name = config.recipe if isinstance(given, RunConfig) else Path(given).stem
+    directory, run_id = _place(config, settings, name)
+    connection = connect(config.teacher, mode=settings.mode, replay=settings.replay, run=run_id)
+    loop = LoopThread()
+    try:
+        on_event(Note(text=f"run {run_id} in {directory.path}"))
+        student, discriminator = open_student(config)
+        _check_same_student(connection, config, student)
+        yield Run(
+            id=run_id,
+            config=config,
+            directory=directory,
+            replayed=connection.source if connection.replaying else None,
+            task=task,
+            stages=stages(config),
+            plan=Plan(store=connection.store, run=connection.source or run_id, replaying=connection.replaying),
+            teacher=Teacher.of(connection, config.teacher, templates=config.task.templates),
+            student=student,
+            discriminator=discriminator,
+            loop=loop,
+            on_event=on_event,
+            stop=stop,
+        )
+    finally:
+        loop.run(connection.close())
+        loop.close()
+
+
+def _place(config: RunConfig, settings: Settings, name: str) -> tuple[RunDir, str]:
+    """The run's directory and id: those of the run being resumed, or new ones."""
+    stamp = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if not settings.resume:
+        directory = RunDir.create(settings.out or Path("runs") / stamp, overwrite=settings.overwrite)
+        facts = {
+            "run": stamp,
+            "mode": settings.mode,
+            "replay": settings.replay,
+            "versions": versions(),
+            "config": dump_config(config),
+        }
+        write_json(directory.config, facts)
+        return directory, stamp
+    if settings.out is None:
+        raise ConfigError("--resume needs --out DIR, the directory of the run to go on with")
+    directory = RunDir.existing(settings.out)
+    before = read_json(directory.config)
+    changed = _differences(before["config"], dump_config(config))
+    if changed:
+        raise ConfigError(
+            f"`{directory.path}` was started with another config ({', '.join(changed)} differ); "
+            "resume with the same values, or start anew with another --out"
+        )
+    if before["replay"] != settings.replay:
+        raise ConfigError(f"`{directory.path}` was started with --replay {before['replay']}; resume it the same way")
+    return directory, str(before["run"])
+
+
+RESUMABLE_CHANGES = ("teacher.max_usd", "teacher.concurrency", "teacher.timeout_s", "teacher.api_key_env")
+"""What may change between the parts of one run, because it changes no result."""
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
+    """Dotted names of the keys whose values differ."""
+    found: list[str] = []
+    for key in {**before, **now}:
+        name, old, new = f"{at}{key}", before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{name}.")
+        elif old != new and name not in RESUMABLE_CHANGES:
+            found.append(name)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that can change a result."""
+    names = ("bbdistill", "torch", "transformers", "peft", "openai", "anthropic")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,89 @@
+"""A config's task, loaded: prompts in three splits, demonstrations that came with them, and the verifier. No torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from bbdistill import verify
+from bbdistill.config import RunConfig, Settings, load_config
+from bbdistill.data import load_prompts, split
+from bbdistill.errors import ConfigError, ReplayMiss
+from bbdistill.types import Abstain, Demonstration, Prompt, Verdict
+
+Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is to be learned. `test` is the validation split where no test file is named."""
+
+    train: tuple[Prompt, ...]
+    validation: tuple[Prompt, ...]
+    test: tuple[Prompt, ...]
+    demonstrations: Mapping[str, Demonstration]
+    """By prompt id; those that came with the data and need not be bought."""
+    verify: Verify
+    skipped: int
+    """Bad lines that were left out."""
+    test_is_validation: bool
+    prompts_file: Path
+
+    def prompt(self, prompt_id: str) -> Prompt:
+        """A training prompt by its id. ReplayMiss where a plan names one that is not there."""
+        for prompt in self.train:
+            if prompt.id == prompt_id:
+                return prompt
+        raise ReplayMiss(
+            f"the plan names prompt `{prompt_id}`, which is not in `{self.prompts_file}`; "
+            "resume and replay with the prompts of the recorded run"
+        )
+
+    @property
+    def test_seen_in_train(self) -> int:
+        """Test prompts whose conversation also stands in the training prompts."""
+        known = {repr(prompt.messages) for prompt in self.train}
+        return sum(repr(prompt.messages) in known for prompt in self.test)
+
+
+def resolve(given: str | Path | RunConfig, settings: Settings) -> RunConfig:
+    """The config as this run uses it: read, overridden, capped."""
+    config = given if isinstance(given, RunConfig) else load_config(Path(given), settings.overrides)
+    if settings.max_usd is None:
+        return config
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"max_usd": settings.max_usd})})
+
+
+def load_task(config: RunConfig, *, skip_bad: bool = False) -> Task:
+    """Reads every file the task names; ConfigError says what is wrong with one."""
+    task = config.task
+    dataset = load_prompts(task.prompts, skip_bad=skip_bad)
+    skipped = dataset.skipped
+    if task.validation is not None:
+        held = load_prompts(task.validation, skip_bad=skip_bad)
+        train, validation, skipped = dataset.prompts, held.prompts, skipped + held.skipped
+    else:
+        size = min(task.validation_size, max(1, len(dataset.prompts) // 5))
+        train, validation = split(dataset.prompts, validation=size, seed=config.train.seed)
+    if not train:
+        raise ConfigError(f"`{task.prompts}` has too few prompts: one is needed to train on and one to validate on")
+    test = validation
+    if task.test is not None:
+        held = load_prompts(task.test, skip_bad=skip_bad)
+        test, skipped = held.prompts, skipped + held.skipped
+    return Task(
+        train=train,
+        validation=validation,
+        test=test,
+        demonstrations=dataset.demonstrations,
+        verify=_verifier(config),
+        skipped=skipped,
+        test_is_validation=task.test is None,
+        prompts_file=task.prompts,
+    )
+
+
+def _verifier(config: RunConfig) -> Verify:
+    if config.task.verifier is None:
+        return lambda prompt, answer: Abstain(reason="no verifier")
+    return verify.load(config.task.verifier, base=Path(), reveal=config.task.reveal)

@@ -1,0 +1,95 @@
+"""From a config to a provider behind the client stack: the key, the address, the store and the run."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from bbdistill.client.edge import AsyncEdge
+from bbdistill.client.http import ClientSettings, open_stack
+from bbdistill.client.store import Store
+from bbdistill.config import CacheMode, TeacherConfig
+from bbdistill.errors import ConfigError
+from bbdistill.teacher import anthropic, openai
+from bbdistill.teacher.base import Provider
+
+_PROVIDERS: dict[str, tuple[Callable[..., Provider], str, str]] = {
+    "openai": (openai.OpenAIChat, openai.KEY_ENV, "https://api.openai.com/v1"),
+    "anthropic": (anthropic.AnthropicMessages, anthropic.KEY_ENV, "https://api.anthropic.com"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A provider ready to be asked. `source` is the run whose record is read first: this one, or the replayed one."""
+
+    provider: Provider
+    store: Store | None
+    run: str | None
+    source: str | None
+
+    async def close(self) -> None:
+        await self.provider.close()
+        if self.store is not None:
+            self.store.close()
+
+
+def connect(config: TeacherConfig, *, mode: CacheMode, replay: str | None = None, run: str | None = None) -> Connection:
+    """Opens the store and builds the stack. In replay nothing is written and no socket can be opened."""
+    if replay is not None or mode == "replay":
+        file, _, source = (replay or str(config.cache)).partition("#")
+        return _replaying(config, Path(file), source or None)
+    store = None if mode == "off" else Store(config.cache)
+    if store is not None:
+        run = run or store.start_run({"teacher": config.model})
+    stack = open_stack(store, mode=mode, run=run, settings=_settings(config))
+    return Connection(provider=_provider(config, AsyncEdge(stack), _key(config)), store=store, run=run, source=run)
+
+
+def _replaying(config: TeacherConfig, file: Path, source: str | None) -> Connection:
+    if not file.is_file():
+        raise ConfigError(f"nothing to replay: no store at `{file}`; run once with `--cache auto` to record one")
+    store = Store(file, read_only=True)
+    source = source or store.newest_run()
+    stack = open_stack(store, mode="replay", run=None, source_run=source, settings=_settings(config))
+    return Connection(provider=_provider(config, AsyncEdge(stack), "replay"), store=store, run=None, source=source)
+
+
+def _settings(config: TeacherConfig) -> ClientSettings:
+    prices = None
+    if config.input_usd_per_mtok is not None and config.output_usd_per_mtok is not None:
+        prices = (config.input_usd_per_mtok, config.output_usd_per_mtok)
+    return ClientSettings(
+        concurrency=config.concurrency,
+        timeout_s=config.timeout_s,
+        max_usd=config.max_usd,
+        prices=prices,
+        teacher_id=config.id,
+    )
+
+
+def _provider(config: TeacherConfig, edge: AsyncEdge, key: str) -> Provider:
+    name, _, model = config.model.partition(":")
+    make, _, address = _PROVIDERS[name]
+    return make(
+        model=model,
+        # Named even where it is the default, so that no environment variable can move a run elsewhere.
+        base_url=config.base_url or address,
+        api_key=key,
+        http_client=httpx2.AsyncClient(transport=edge, timeout=config.timeout_s),
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+    )
+
+
+def _key(config: TeacherConfig) -> str:
+    name, _, _ = config.model.partition(":")
+    variable = config.api_key_env or _PROVIDERS[name][1]
+    key = os.environ.get(variable, "").strip()
+    if key:
+        return key
+    if config.base_url is not None and config.api_key_env is None:
+        return "none"  # a server of one's own; the SDKs insist on some text
+    raise ConfigError(f"no key for `{config.model}`: set the environment variable `{variable}`, or `teacher.api_key_env`")

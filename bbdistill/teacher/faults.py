@@ -1,0 +1,46 @@
+"""Which failures are about one request (an abstention) and which about the teacher as a whole (an error that stops)."""
+
+import anthropic
+import openai
+
+from bbdistill.client.edge import unwrap
+from bbdistill.client.http import Fault
+from bbdistill.config import TeacherConfig
+from bbdistill.errors import BBDistillError, TeacherError
+
+_StatusError = (openai.APIStatusError, anthropic.APIStatusError)
+_ABOUT_THE_REQUEST = {400, 413, 422}
+_HINTS = {
+    401: "the key is wrong or missing; check `teacher.api_key_env`",
+    402: "the account has no credit left",
+    403: "this key may not use this model",
+    404: "there is no such model or address; check `teacher.model` and `teacher.base_url`",
+    429: "the account's quota or rate limit is used up; go on later with --resume",
+}
+
+
+def outcome_of(fault: Exception, config: TeacherConfig) -> str:
+    """The reason for an abstention, where `fault` is about one request; otherwise raises what stops the run."""
+    cause = unwrap(fault)
+    if isinstance(cause, BBDistillError):
+        raise cause from fault
+    if isinstance(fault, _StatusError):
+        status = fault.status_code
+        if status in _ABOUT_THE_REQUEST or status >= 500:
+            return f"HTTP {status}"
+        hint = _HINTS.get(status, "see the provider's documentation")
+        raise TeacherError(f"teacher `{config.model}` answered HTTP {status}: {hint}") from fault
+    if isinstance(cause, Fault):
+        if cause.unreachable:
+            where = config.base_url or "the provider's address"
+            raise TeacherError(f"teacher `{config.model}` cannot be reached at {where}: {cause.reason}") from fault
+        return cause.reason
+    raise fault
+
+
+def refuses_schema(fault: Exception) -> bool:
+    """Whether a server answered that it has no structured output."""
+    if not isinstance(fault, _StatusError) or fault.status_code not in _ABOUT_THE_REQUEST:
+        return False
+    said = fault.response.text.lower()
+    return any(word in said for word in ("response_format", "json_schema", "output_config", "structured output"))

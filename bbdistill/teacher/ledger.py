@@ -1,0 +1,93 @@
+"""What the teacher was asked and what it cost, counted as it happens."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from bbdistill.types import TeacherReply
+
+Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
+
+
+@dataclass(slots=True)
+class Line:
+    """Sums over the calls of one purpose. `abstained` calls are part of `calls`; `unpriced` ones are in no dollar sum."""
+
+    calls: int = 0
+    cached: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    recorded_cost_usd: float = 0.0
+    unpriced: int = 0
+    abstained: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts of one run; survives a restart through `state` and `restore`."""
+
+    lines: dict[str, Line] = field(default_factory=dict[str, Line])
+    comparisons: int = 0
+    """Pairs with a readable answer in both orders."""
+    flips: int = 0
+    """Of those, the ones whose two answers disagreed."""
+    abstain_reasons: Counter[str] = field(default_factory=Counter[str])
+
+    def line(self, purpose: str) -> Line:
+        return self.lines.setdefault(purpose, Line())
+
+    def asked(self, purpose: str) -> None:
+        self.line(purpose).calls += 1
+
+    def answered(self, purpose: str, reply: TeacherReply) -> None:
+        line = self.line(purpose)
+        line.cached += reply.cached
+        line.input_tokens += reply.usage.input_tokens
+        line.output_tokens += reply.usage.output_tokens
+        line.cost_usd += reply.cost_usd or 0.0
+        line.recorded_cost_usd += reply.recorded_cost_usd or 0.0
+        line.unpriced += reply.recorded_cost_usd is None
+
+    def abstained(self, purpose: str, reason: str) -> None:
+        self.line(purpose).abstained += 1
+        self.abstain_reasons[reason] += 1
+
+    def compared(self, *, flipped: bool) -> None:
+        self.comparisons += 1
+        self.flips += flipped
+
+    def summary(self) -> dict[str, Any]:
+        """The `teacher` table of the report. A cost is None as soon as one call has no known price."""
+        lines = self.lines.values()
+        priced = not any(line.unpriced for line in lines)
+        return {
+            "calls": self.calls,
+            "cached": sum(line.cached for line in lines),
+            "cost_usd": sum(line.cost_usd for line in lines) if priced else None,
+            "recorded_cost_usd": sum(line.recorded_cost_usd for line in lines) if priced else None,
+            "abstain_rate": self.abstain_rate(*self.lines),
+            "order_flip_rate": self.flips / self.comparisons if self.comparisons else None,
+            "comparisons": self.comparisons,
+            "abstain_reasons": dict(self.abstain_reasons),
+            "by_purpose": {name: asdict(line) for name, line in sorted(self.lines.items())},
+        }
+
+    @property
+    def calls(self) -> int:
+        return sum(line.calls for line in self.lines.values())
+
+    def abstain_rate(self, *purposes: str) -> float:
+        """Share of these purposes' calls that gave nothing usable; 0 where none was made."""
+        lines = [self.line(purpose) for purpose in purposes]
+        calls = sum(line.calls for line in lines)
+        return sum(line.abstained for line in lines) / calls if calls else 0.0
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.lines = {name: Line(**line) for name, line in state["lines"].items()}
+        self.comparisons, self.flips = state["comparisons"], state["flips"]
+        self.abstain_reasons = Counter(state["abstain_reasons"])

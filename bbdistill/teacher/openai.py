@@ -1,0 +1,52 @@
+"""OpenAI Chat Completions, and every server that speaks it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import httpx2
+import openai
+
+from bbdistill.teacher.base import JsonSchema, RawReply
+from bbdistill.types import Message
+
+PATH = "/chat/completions"
+KEY_ENV = "OPENAI_API_KEY"
+
+
+class OpenAIChat:
+    """Sends one conversation. The SDK's own retries are off: the client stack below it owns them."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str | None,
+        api_key: str,
+        http_client: httpx2.AsyncClient,
+        max_tokens: int,
+        temperature: float | None,
+    ) -> None:
+        self._model = model
+        self._sdk = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=0, http_client=http_client)
+        # Compatible servers know only the older name; the official one refuses it for reasoning models.
+        limit = "max_completion_tokens" if self._sdk.base_url.host == "api.openai.com" else "max_tokens"
+        self._options: dict[str, Any] = {limit: max_tokens}
+        if temperature is not None:
+            self._options["temperature"] = temperature
+
+    async def send(
+        self, messages: Sequence[Message], schema: JsonSchema | None, headers: Mapping[str, str]
+    ) -> RawReply:
+        options = dict(self._options)
+        if schema is not None:
+            options["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": schema.name, "schema": schema.schema, "strict": True},
+            }
+        reply = await self._sdk.chat.completions.with_raw_response.create(
+            model=self._model, messages=cast(Any, list(messages)), extra_headers=dict(headers), **options
+        )
+        return RawReply(path=PATH, headers=reply.headers, body=reply.content)
+
+    async def close(self) -> None:
+        await self._sdk.close()

@@ -1,0 +1,73 @@
+"""Reads what a teacher wrote: strict JSON first, plain text where the server has no structured output.
+
+What cannot be read without guessing is None, and becomes an `Abstain`: never a default, never a tie.
+"""
+
+import json
+import re
+from typing import Any, Literal, cast
+
+from bbdistill.teacher.base import JsonSchema
+
+Winner = Literal["A", "B"]
+
+COMPARE = JsonSchema(
+    name="comparison",
+    schema={
+        "type": "object",
+        "properties": {"reason": {"type": "string"}, "winner": {"type": "string", "enum": ["A", "B"]}},
+        "required": ["reason", "winner"],
+        "additionalProperties": False,
+    },
+)
+CORRECT = JsonSchema(
+    name="correction",
+    schema={
+        "type": "object",
+        "properties": {"reason": {"type": "string"}, "corrected": {"type": "string"}},
+        "required": ["reason", "corrected"],
+        "additionalProperties": False,
+    },
+)
+
+_FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
+_NAMED = re.compile(
+    r"\b(?:winner|better|answer|verdict)\b\W{0,12}(?:is\W{0,4})?(?:answer\W{0,4})?\b([AB])\b", re.IGNORECASE
+)
+
+
+def winner(text: str) -> Winner | None:
+    """The answer a judge preferred."""
+    found = _object(text)
+    if found is not None:
+        named = found.get("winner")
+        return cast(Winner, named) if named in ("A", "B") else None
+    if text.strip().strip("*`.\"' ") in ("A", "B"):
+        return cast(Winner, text.strip().strip("*`.\"' "))
+    named_in_text = {match.upper() for match in _NAMED.findall(text)}
+    return cast(Winner, named_in_text.pop()) if len(named_in_text) == 1 else None
+
+
+def correction(text: str) -> tuple[str, str] | None:
+    """(corrected answer, reason). Without the JSON frame, the whole text or its only fenced block is the answer."""
+    found = _object(text)
+    if found is not None and "corrected" in found:
+        corrected = found["corrected"]
+        answer = corrected if isinstance(corrected, str) else json.dumps(corrected, ensure_ascii=False)
+        return (answer.strip(), str(found.get("reason", ""))) if answer.strip() else None
+    fenced = _FENCE.findall(text)
+    answer = (fenced[0] if len(fenced) == 1 else text).strip()
+    return (answer, "") if answer else None
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object that the text is, or holds in its only code fence."""
+    fenced = _FENCE.findall(text)
+    for candidate in (text, *fenced[:1]):
+        try:
+            value: Any = json.loads(candidate)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            return cast(dict[str, Any], value)
+    return None

@@ -1,0 +1,210 @@
+"""`Teacher`: the verbs one asks of a hosted model. Async, no torch, usable on its own.
+
+    async with Teacher("openai:gpt-5.6", cache="cache/x.db") as teacher:
+        demonstration = await teacher.demonstrate("Name three primes.")
+
+A reply that cannot be used is an `Abstain`; only a teacher that cannot be used at all raises (`TeacherError`).
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from bbdistill.client import wire
+from bbdistill.config import CacheMode, TeacherConfig
+from bbdistill.errors import TeacherError
+from bbdistill.teacher import parse
+from bbdistill.teacher.base import JsonSchema, Provider, RawReply
+from bbdistill.teacher.connect import Connection, connect
+from bbdistill.teacher.faults import outcome_of, refuses_schema
+from bbdistill.teacher.ledger import Ledger
+from bbdistill.templates import Template, load_template
+from bbdistill.types import Abstain, Demonstration, Fix, Judgement, Message, Preference, Prompt, TeacherReply, Tie
+
+Input: TypeAlias = Prompt | Sequence[Message] | str
+
+
+class Teacher:
+    """A hosted model behind the record. Enter it (`async with`) before asking.
+
+    `model` is `provider:model`. `mode` and `replay` ("FILE" or "FILE#RUN") are those of the client: see `client/replay.py`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        cache: str | Path = "cache/teacher.db",
+        mode: CacheMode = "auto",
+        replay: str | None = None,
+        templates: Path | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = TeacherConfig(model=model, cache=Path(cache), **settings)
+        self._mode: CacheMode = mode
+        self._replay = replay
+        self._connection: Connection | None = None
+        self.ledger = Ledger()
+        self._templates = {name: load_template(name, templates) for name in ("demonstrate", "compare", "correct")}
+        self._takes_schema = True
+
+    @classmethod
+    def of(cls, connection: Connection, config: TeacherConfig, *, templates: Path | None = None) -> "Teacher":
+        """A teacher on a connection that a run has opened; it is not closed here."""
+        teacher = cls(**config.model_dump(), templates=templates)
+        teacher._connection = connection
+        return teacher
+
+    async def __aenter__(self) -> "Teacher":
+        self._connection = connect(self.config, mode=self._mode, replay=self._replay)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def demonstrate(self, prompt: Input, *, purpose: str = "demonstrations") -> Demonstration | Abstain:
+        """The teacher's own answer."""
+        prompt = as_prompt(prompt)
+        template = self._templates["demonstrate"]
+        reply = await self._ask(prompt, template, template.render(prompt.messages, {}), None, purpose)
+        if isinstance(reply, Abstain):
+            return reply
+        return Demonstration(prompt=prompt, completion=reply.text, source=self.config.model)
+
+    async def compare(self, prompt: Input, a: str, b: str, *, purpose: str = "preferences") -> Judgement:
+        """Which answer is better, asked in both orders.
+
+        A `Preference` only if one text wins both; two valid answers that disagree are a `Tie` (a flip); an unreadable one
+        makes the whole comparison an `Abstain`. Equal texts are a tie without a call.
+        """
+        prompt = as_prompt(prompt)
+        if a == b:
+            return Tie(prompt=prompt, flipped=False)
+        first, second = await asyncio.gather(self._winner(prompt, a, b, purpose), self._winner(prompt, b, a, purpose))
+        if isinstance(first, Abstain):
+            return first
+        if isinstance(second, Abstain):
+            return second
+        self.ledger.compared(flipped=first != second)
+        if first != second:
+            return Tie(prompt=prompt, flipped=True)
+        rejected = b if first == a else a
+        return Preference(prompt=prompt, chosen=first, rejected=rejected, strength=1.0, source=self.config.model)
+
+    async def correct(
+        self, prompt: Input, answer: str, feedback: str = "", *, purpose: str = "corrections"
+    ) -> Fix | Abstain:
+        """The smallest edit of `answer` that makes it right, given what a verifier said of it."""
+        prompt = as_prompt(prompt)
+        variables = {"messages": prompt.messages, "answer": answer, "feedback": feedback}
+        template = self._templates["correct"]
+        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.CORRECT, purpose)
+        if isinstance(reply, Abstain):
+            return reply
+        found = parse.correction(reply.text)
+        if found is None:
+            return self._abstain(purpose, "unreadable correction")
+        return Fix(text=found[0], reason=found[1])
+
+    async def _winner(self, prompt: Prompt, a: str, b: str, purpose: str) -> str | Abstain:
+        """The text that won when `a` was shown first."""
+        variables = {"messages": prompt.messages, "a": a, "b": b}
+        template = self._templates["compare"]
+        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.COMPARE, purpose)
+        if isinstance(reply, Abstain):
+            return reply
+        match parse.winner(reply.text):
+            case "A":
+                return a
+            case "B":
+                return b
+            case None:
+                return self._abstain(purpose, "unreadable verdict")
+
+    async def _ask(
+        self,
+        prompt: Prompt,
+        template: Template,
+        messages: Sequence[Message],
+        schema: JsonSchema | None,
+        purpose: str,
+    ) -> TeacherReply | Abstain:
+        """One call; the ledger has it whatever comes back."""
+        provider = self._provider
+        headers = {
+            "x-bbdistill-purpose": purpose,
+            "x-bbdistill-prompt": prompt.id,
+            "x-bbdistill-template": template.label,
+        }
+        self.ledger.asked(purpose)
+        try:
+            raw = await self._send(provider, messages, schema, headers)
+        except Exception as fault:
+            # The SDKs wrap everything below them; what is not about this one request is raised from here.
+            return self._abstain(purpose, outcome_of(fault, self.config))
+        reply = read_reply(raw)
+        self.ledger.answered(purpose, reply)
+        if reply.stop == "stop":
+            return reply
+        return self._abstain(purpose, "refusal" if reply.stop == "refusal" else "cut at the output limit")
+
+    async def _send(
+        self, provider: Provider, messages: Sequence[Message], schema: JsonSchema | None, headers: dict[str, str]
+    ) -> RawReply:
+        """Sends with structured output until the server says it has none; then without, for good."""
+        if schema is None or not self._takes_schema:
+            return await provider.send(messages, None, headers)
+        try:
+            return await provider.send(messages, schema, headers)
+        except Exception as fault:
+            if not refuses_schema(fault):
+                raise
+            self._takes_schema = False
+            return await provider.send(messages, None, headers)
+
+    @property
+    def _provider(self) -> Provider:
+        if self._connection is None:
+            raise TeacherError("the teacher is not open; use `async with bbdistill.Teacher(...) as teacher:`")
+        return self._connection.provider
+
+    def _abstain(self, purpose: str, reason: str) -> Abstain:
+        self.ledger.abstained(purpose, reason)
+        return Abstain(reason=reason)
+
+
+def as_prompt(given: Input) -> Prompt:
+    """Text is one user message; a conversation without an id is named after its content."""
+    match given:
+        case Prompt():
+            return given
+        case str():
+            return as_prompt([{"role": "user", "content": given}])
+        case _:
+            canonical = json.dumps([dict(message) for message in given], sort_keys=True, ensure_ascii=False)
+            digest = hashlib.sha256(canonical.encode()).hexdigest()
+            return Prompt(id=f"p-{digest[:12]}", messages=tuple(given))
+
+
+def read_reply(raw: RawReply) -> TeacherReply:
+    """The reply and its price, as the client noted it in the response headers."""
+    reading = wire.read(raw.path, raw.body, raw.headers.get("content-type", "application/json"))
+    stops = {"ok": "stop", "length": "length", "refusal": "refusal"}
+    return TeacherReply(
+        text=reading.text,
+        stop=stops[reading.kind],  # pyright: ignore[reportArgumentType]
+        usage=reading.usage,
+        cost_usd=_dollars(raw, "x-bbdistill-cost-usd"),
+        recorded_cost_usd=_dollars(raw, "x-bbdistill-recorded-cost-usd"),
+        cached=raw.headers.get("x-bbdistill-cached") == "1",
+    )
+
+
+def _dollars(raw: RawReply, header: str) -> float | None:
+    value = raw.headers.get(header)
+    return None if value is None else float(value)

@@ -1,0 +1,189 @@
+"""The loop: how a student learns from a teacher it can only ask.
+
+`Trainer.step` is the method: sample rollouts; ask the teacher about them; reward them with the discriminator as it was before
+the step; update the student on the rewards and on the answers worth imitating; update the discriminator on what was learned.
+A warm-up is the same step with the policy term off. What is asked and optimised in which stage is `objectives.py`; the objects
+are made in `setup.py`.
+"""
+
+import itertools
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from bbdistill import data
+from bbdistill.errors import RunError
+from bbdistill.evaluate import validation_score
+from bbdistill.metrics import MetricsFile, StepDone
+from bbdistill.objectives import (
+    Stage,
+    choose_corrections,
+    choose_pairs,
+    epochs,
+    policy_batch,
+    ranked_pairs,
+    sft_batch,
+    trustworthy,
+)
+from bbdistill.rewards import Rewards, reward, reward_metrics
+from bbdistill.setup import Run
+from bbdistill.state import TrainState
+from bbdistill.teacher.ask import Feedback, Questions, ask
+from bbdistill.teacher.ask import demonstrations as ask_demonstrations
+from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """Rollouts of a step, (P, G), what the verifier says of them, and the teacher's answers, perhaps still on their way."""
+
+    prompts: list[Prompt]
+    rollouts: list[list[Rollout]]
+    verdicts: list[list[Verdict | Abstain]]
+    answers: Future[Feedback]
+
+
+class Trainer:
+    """Takes a run from where its state stands to the end of its last stage."""
+
+    def __init__(self, run: Run, state: TrainState, demonstrations: dict[str, Demonstration]) -> None:
+        self.run, self.state, self.demonstrations = run, state, demonstrations
+        self._metrics_file = MetricsFile(run.directory.metrics, after_step=state.step)
+        self._ahead: dict[int, Sampled] = {}
+
+    def train(self) -> None:
+        """Every remaining step; a validation and a checkpoint where the stage asks for one."""
+        for stage in self.run.stages[self.state.stage :]:
+            while not self.state.stage_over(stage):
+                started = time.monotonic()
+                metrics = self.step(stage)
+                self.state.advance(seconds=time.monotonic() - started)
+                self._tell(stage, metrics)
+                if stage.validates(self.state.stage_step):
+                    self._validate(stage)
+                if self.state.step % self.run.config.train.checkpoint_every == 0:
+                    self.state.save(self.run)
+            self.state.close(stage, self.run)
+
+    def step(self, stage: Stage) -> dict[str, float]:
+        """One step of the method; returns its metrics."""
+        run, rate = self.run, stage.rate(self.state.stage_step)
+        sampled = self._sampled(stage)
+        feedback = run.wait(sampled.answers, f"step {self.state.step + 1}: asking the teacher")
+        rewards = self._rewards(sampled)
+        metrics = run.student.update(
+            policy_batch(sampled.rollouts, rewards, stage.policy_weight),
+            sft_batch(sampled.prompts, self.demonstrations, feedback.accepted),
+            learning_rate=rate,
+        )
+        metrics |= run.discriminator.update(
+            ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
+        )
+        self._keep(sampled, feedback)
+        return metrics | reward_metrics(rewards)
+
+    def _sampled(self, stage: Stage) -> Sampled:
+        """This step's rollouts. With a lag, those of the next steps are drawn first, from today's policy, and asked about."""
+        first, last = self.state.stage_step, min(self.state.stage_step + self.run.config.train.lag, stage.steps - 1)
+        for ahead in range(first, last + 1):
+            if ahead not in self._ahead:
+                self._ahead[ahead] = self._sample(stage, self.state.step + ahead - first)
+        return self._ahead.pop(first)
+
+    def _sample(self, stage: Stage, step: int) -> Sampled:
+        """Prompts, rollouts and questions of one step, each committed before it is acted on."""
+        run = self.run
+        chosen = run.plan.decide(step, "prompts", lambda: {"stage": stage.name, "prompts": self._prompt_ids(step)})
+        prompts = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"]]
+        rollouts = run.plan.rollouts(
+            step, prompts, stage.group_size, lambda: run.student.sample(prompts, group_size=stage.group_size, step=step)
+        )
+        verdicts = [[run.task.verify(rollout.prompt, rollout.completion) for rollout in group] for group in rollouts]
+        asked = run.plan.decide(
+            step,
+            "questions",
+            lambda: {
+                "pairs": choose_pairs(rollouts, verdicts, stage.preferences),
+                "corrections": choose_corrections(
+                    rollouts, verdicts, run.discriminator.scores(rollouts), stage.corrections
+                ),
+            },
+        )
+        questions = Questions(
+            pairs=tuple((rollouts[p][i], rollouts[p][j]) for p, i, j in asked["pairs"]),
+            corrections=tuple((rollouts[p][i], verdicts[p][i]) for p, i in asked["corrections"]),
+        )
+        answers = run.submit(ask(run.teacher, questions, run.task.verify))
+        return Sampled(prompts=prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
+
+    def _prompt_ids(self, step: int) -> list[str]:
+        """The training prompts in a new seeded order each epoch, without end; a step takes the next few."""
+        train = self.run.config.train
+        ids = [prompt.id for prompt in self.run.task.train]
+        first = step * train.prompts_per_step
+        return epochs(ids, train.seed, first, first + train.prompts_per_step)
+
+    def _rewards(self, sampled: Sampled) -> Rewards:
+        weights = self.run.config.discriminator
+        return reward(
+            self.run.discriminator.scores(sampled.rollouts),
+            sampled.verdicts,
+            discriminator_version=self.run.discriminator.version,
+            discriminator_weight=weights.reward_weight,
+            verifier_weight=weights.verifier_weight,
+        )
+
+    def _keep(self, sampled: Sampled, feedback: Feedback) -> None:
+        """Evidence of the step for people, and its counts."""
+        directory, step = self.run.directory, self.state.step + 1
+        if sampled.rollouts:
+            data.write_rollouts(directory.evidence("rollouts", step), itertools.chain(*sampled.rollouts))
+        if feedback.judgements:
+            data.write_preferences(directory.evidence("preferences", step), feedback.preferences)
+        if feedback.corrections:
+            data.write_corrections(directory.evidence("corrections", step), feedback.corrections)
+        self.state.count(feedback)
+
+    def _tell(self, stage: Stage, metrics: dict[str, float]) -> None:
+        """Metrics to the file and to whoever watches; stops a run whose teacher mostly says nothing usable."""
+        self._metrics_file.log(self.state.step, stage.name, metrics)
+        place = {"stage": stage.name, "step_in_stage": self.state.stage_step, "steps_in_stage": stage.steps}
+        self.run.on_event(StepDone(step=self.state.step, metrics=metrics, **place))
+        self.run.check_abstentions("preferences", "corrections")
+
+    def _validate(self, stage: Stage) -> None:
+        """Scores the student on the validation prompts; a recorded score is taken as it was decided."""
+        decided = self.run.plan.decide(self.state.step, "validation", lambda: {"score": validation_score(self.run)})
+        self.state.validated(decided["score"], self.run.student.adapter_state())
+        self.run.note(f"{stage.name} step {self.state.stage_step}: validation score {decided['score']:.3f}")
+
+
+def train(run: Run) -> TrainState:
+    """Collects the demonstrations a run needs, then trains from its newest checkpoint, or from the start, to the end."""
+    demonstrations = collect_demonstrations(run)
+    state = TrainState.load(run)  # after collecting: the checkpoint's ledger already counts those calls
+    Trainer(run, state, demonstrations).train()
+    return state
+
+
+def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
+    """The teacher's answer to every prompt the run will use, by prompt id, less those that the verifier refutes."""
+    train = run.config.train
+    last = sum(stage.steps for stage in run.stages) * train.prompts_per_step
+    used = list(dict.fromkeys(epochs([p.id for p in run.task.train], train.seed, 0, last)))
+    chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
+    given = run.task.demonstrations
+    missing = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"] if prompt_id not in given]
+    answers = run.wait(run.submit(ask_demonstrations(run.teacher, missing)), "asking for demonstrations")
+    run.check_abstentions("demonstrations")
+    asked = [answer for answer in answers if isinstance(answer, Demonstration)]
+    found = [*(given[prompt_id] for prompt_id in chosen["prompts"] if prompt_id in given), *asked]
+    data.write_demonstrations(run.directory.demonstrations, found)
+    kept = trustworthy(found, run.task.verify)
+    if not kept:
+        raise RunError(
+            f"none of the {len(found)} demonstrations passes the verifier, so there is nothing to imitate; "
+            f"look at `{run.directory.demonstrations}` and at the verifier"
+        )
+    run.note(f"{len(found)} demonstrations, {len(kept)} not refuted by the verifier")
+    return kept

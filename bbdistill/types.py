@@ -1,0 +1,145 @@
+"""The data that flows through a run: frozen, slotted, keyword-only.
+
+Suffixes of ragged lists, everywhere in the package: `_P` over prompts, `_G` over the group of one prompt.
+Log-probs are in nats, scores in [0, 1] unless a name says otherwise, money in US dollars, times in seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message as the APIs have it: `role`, `content`, and whatever else the provider knows."""
+
+StopReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One task input: a conversation that ends where the model should answer."""
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: Any = None
+    """What is known to be right (any JSON value), for verifiers and evaluation; never shown to a model."""
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One student completion of one prompt, with what is needed to train on it."""
+
+    prompt: Prompt
+    sample: int
+    """Index within the prompt's group."""
+    completion: str
+    token_ids: tuple[int, ...]
+    """Completion tokens only; the end-of-turn token is included when `stop_reason` is "stop"."""
+    logprobs: tuple[float, ...]
+    """Nats, under the distribution each token was drawn from; same length as `token_ids`."""
+    policy_version: int
+    """Number of student updates before this was drawn."""
+    stop_reason: StopReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """An answer worth imitating: the teacher's, or one that came with the data."""
+
+    prompt: Prompt
+    completion: str
+    source: str
+    """Teacher id, or "data" where the prompt file carried the completion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """`chosen` was preferred to `rejected` whichever was shown first."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    strength: float
+    """In (0, 1]: mean over the orders of how strongly the judge held it; 1 where the judge only names a winner."""
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tie:
+    """No preference: the texts are equal, or two valid answers disagreed across the orders (`flipped`)."""
+
+    prompt: Prompt
+    flipped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abstain:
+    """The teacher or verifier gave nothing usable: counted, its sample masked, never a zero and never a tie."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """The teacher's smallest edit of a rollout that makes it right."""
+
+    rollout: Rollout
+    text: str
+    reason: str
+    """What was told to be wrong: the verifier's feedback, or the teacher's own words."""
+    accepted_by: Literal["verifier", "preference"] | None
+    """Why it may be trained on; None = not accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fix:
+    """What `Teacher.correct` returns: the corrected text and the teacher's reason."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A part of an answer that is wrong: `path` in structured text, or a verbatim quote."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a verifier says of one answer."""
+
+    score: float
+    """In [0, 1]; partial credit is allowed."""
+    passed: bool
+    feedback: str
+    """For the teacher that corrects: what is wrong and why; empty when passed."""
+    spans: tuple[Span, ...] = ()
+
+
+Judgement: TypeAlias = Preference | Tie | Abstain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call as the provider bills them; cached input tokens are part of `input_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherReply:
+    """One usable reply of a teacher model."""
+
+    text: str
+    stop: Literal["stop", "length", "refusal"]
+    usage: Usage
+    cost_usd: float | None
+    """What this call cost now: 0 when it came from the record; None = price unknown."""
+    recorded_cost_usd: float | None
+    """What the reply cost when it was bought."""
+    cached: bool
