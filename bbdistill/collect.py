@@ -45,11 +45,13 @@ def collect(
 
     answers, ledger = asyncio.run(work())
     if missing and not answers and not dataset.demonstrations:
-        raise TeacherError(f"the teacher gave no usable answer to any of {len(missing)} prompts: {ledger['abstain_reasons']}")
+        reasons = ", ".join(ledger["abstain_reasons"])
+        raise TeacherError(f"the teacher gave no usable answer to any of {len(missing)} prompts: {reasons}")
     found = [*dataset.demonstrations.values(), *answers]
     write_demonstrations(out, found)
     on_event(Note(text=f"{len(found)} demonstrations for {len(dataset.prompts)} prompts in {out}"))
-    return {"prompts": len(dataset.prompts), "demonstrations": len(found), "skipped": dataset.skipped, "teacher": ledger}
+    counts = {"prompts": len(dataset.prompts), "demonstrations": len(found), "skipped": dataset.skipped}
+    return {**counts, "teacher": ledger}
 
 
 def verify_file(

@@ -63,6 +63,13 @@ class TeacherConfig(Section):
     output_usd_per_mtok: float | None = Field(None, ge=0)
     """Your own prices in dollars per million tokens, where the price table is wrong or does not know the model."""
 
+    @property
+    def prices(self) -> tuple[float, float] | None:
+        """The user's own prices, if any: dollars per million tokens in and out."""
+        if self.input_usd_per_mtok is None or self.output_usd_per_mtok is None:
+            return None
+        return self.input_usd_per_mtok, self.output_usd_per_mtok
+
     @field_validator("model")
     @classmethod
     def _provider_known(cls, model: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -24,7 +24,7 @@ SHOWN = {
 
 
 @contextmanager
-def watching() -> Iterator[OnEvent]:
+def watching() -> Generator[OnEvent]:
     """Gives the function that shows events for as long as the block lasts."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -113,12 +113,15 @@ async def _judge(teacher: Teacher, task: Task, count: int) -> list[Check]:
             f"{flips} flips, {len(pairs) - len(decided) - flips} unreadable"
             + ("" if enough else "; set `feedback.preferences = 0`, or use a stronger judge"),
         ),
-        Check(name="corrector", ok=repaired > 0, says=f"repaired {repaired} of {len(pairs)} answers with one wrong field"),
+        Check(
+            name="corrector", ok=repaired > 0, says=f"repaired {repaired} of {len(pairs)} answers with one wrong field"
+        ),
     ]
 
 
 def _python() -> Check:
-    return Check(name="python", ok=True, says=f"{platform.python_version()} on {platform.system()}, {os.cpu_count()} cores")
+    says = f"{platform.python_version()} on {platform.system()}, {os.cpu_count()} cores"
+    return Check(name="python", ok=True, says=says)
 
 
 def _training() -> Check:

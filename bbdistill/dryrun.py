@@ -1,4 +1,4 @@
-"""`run --dry-run`: the first requests as they would be sent, the student's template checked, the cost bounded. Asks nothing."""
+"""`run --dry-run`: the first requests as they would be sent, the student's template checked, the cost bounded."""
 
 import json
 from importlib.util import find_spec
@@ -21,7 +21,8 @@ def dry_run(path: Path, settings: Settings) -> str:
     config = resolve(path, settings)
     task = load_task(config, skip_bad=settings.skip_bad)
     lines = [
-        f"recipe {config.recipe}: {len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts",
+        f"recipe {config.recipe}",
+        f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts",
         *(f"  stage {stage.name}: at most {stage.steps} steps" for stage in stages(config)),
         *_requests(config, task),
         *_template(config, task),
@@ -68,11 +69,11 @@ def _bound(config: RunConfig, task: Task) -> list[str]:
         "corrections": Usage(input_tokens=longest + 8 * answer + FRAME_BYTES, output_tokens=answer),
     }
     provider, _, model = config.teacher.model.partition(":")
-    override = config.teacher.prices
-    dollars = [price(model, provider, worst[kind], override) for kind in calls]
+    dollars = [price(model, provider, worst[kind], config.teacher.prices) for kind in calls]
     lines = ["\nat most " + ", ".join(f"{count} calls for {kind}" for kind, count in calls.items())]
     if any(dollar is None for dollar in dollars):
-        return [*lines, f"cost: no price is known for `{config.teacher.model}`; set teacher.input_usd_per_mtok and output_usd_per_mtok"]
+        keys = "teacher.input_usd_per_mtok and teacher.output_usd_per_mtok"
+        return [*lines, f"cost: no price is known for `{config.teacher.model}`; set {keys}"]
     total = sum(count * (dollar or 0.0) for count, dollar in zip(calls.values(), dollars, strict=True))
     return [*lines, f"cost: less than ${total:.2f}, if every reply were as long as allowed"]
 

@@ -1,21 +1,20 @@
 """Before and after: what each model answers on held-out prompts, how good that is, and how sure we can be of it."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
-from bbdistill.types import Abstain, Prompt, Verdict
+from bbdistill.task import Verify
+from bbdistill.types import Prompt, Verdict
 from bbdistill.verify.fields import agreement
-
-Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
 
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """One model's answers to the same prompts, each judged. None = it could not be judged, and is left out of the mean."""
+    """One model's answers to the same prompts, each judged. None = could not be judged; it is left out of the mean."""
 
     name: str
     texts: tuple[str | None, ...]

@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 
 from bbdistill.config import RunConfig
 from bbdistill.rewards import Rewards
-from bbdistill.types import Abstain, Correction, Demonstration, Preference, Prompt, Rollout, Verdict
+from bbdistill.types import (
+    Abstain,
+    Correction,
+    Demonstration,
+    PolicyExample,
+    Preference,
+    Prompt,
+    RankedPair,
+    Rollout,
+    SFTExample,
+    Verdict,
+)
 
 Rollouts = Sequence[Sequence[Rollout]]
 Pair = tuple[int, int, int]
@@ -110,31 +121,6 @@ def choose_corrections(
             known = verdict.score if isinstance(verdict, Verdict) and not verdict.passed else 1.0
             ranked.append((known, scores_P_G[p][i], (p, i)))
     return [spot for _, _, spot in sorted(ranked)[:count]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyExample:
-    """A rollout and how much more (or less) likely it should become."""
-
-    rollout: Rollout
-    advantage: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SFTExample:
-    """An answer to imitate."""
-
-    prompt: Prompt
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankedPair:
-    """Two answers to one prompt of which the discriminator should prefer `chosen`."""
-
-    prompt: Prompt
-    chosen: str
-    rejected: str
 
 
 def policy_batch(rollouts_P_G: Rollouts, rewards: Rewards, weight: float) -> list[PolicyExample]:

@@ -30,7 +30,9 @@ class Recording:
         found = [row for row in self.calls() if str(row.id) == str(which) or row.key.startswith(str(which))]
         exact = [row for row in found if str(row.id) == str(which)]
         if len(exact or found) != 1:
-            raise StoreError(f"{len(found)} calls match `{which}`; give a number from `bbdistill cache list`, or a longer key")
+            raise StoreError(
+                f"{len(found)} calls match `{which}`; give a number from `bbdistill cache list`, or a longer key"
+            )
         return (exact or found)[0]
 
     def rollouts(self, run: str, step: int) -> Sequence[RolloutRow]:

@@ -33,13 +33,14 @@ def read_report(path: Path) -> dict[str, Any]:
     return read_json(RunDir.existing(path).report)
 
 
+def card(report: Mapping[str, Any]) -> str:
+    """Model card of the adapter, with the front matter that model hubs read."""
+    return _environment().get_template("card.md").render(report=report)
+
+
 def render(report: Mapping[str, Any]) -> str:
     """The Markdown page."""
-    environment = Environment(
-        loader=PackageLoader("bbdistill", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced)
-    return environment.get_template("report.md").render(report=report, models=MODELS)
+    return _environment().get_template("report.md").render(report=report, models=MODELS)
 
 
 def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
@@ -48,9 +49,9 @@ def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
     for name in MODELS:
         row = report["eval"][name]
         valid, score, low, high = (number(row[key]) for key in ("valid", "score", "low", "high"))
-        lines.append(f"  {name:<8} {valid:>6}  {score:>6}   {low:>6} – {high:<6} {row['n']:>4}")
+        lines.append(f"  {name:<8} {valid:>6}  {score:>6}   {low:>6} - {high:<6} {row['n']:>4}")
     gain, teacher = report["eval"]["student_minus_sft"], report["teacher"]
-    lines.append(f"  student - sft: {number(gain['score'])} ({number(gain['low'])} – {number(gain['high'])})")
+    lines.append(f"  student - sft: {number(gain['score'])} ({number(gain['low'])} - {number(gain['high'])})")
     lines.append(
         f"  teacher: {teacher['calls']} calls, {teacher['cached']} from the record; "
         f"cost now {dollars(teacher['cost_usd'])}, when bought {dollars(teacher['recorded_cost_usd'])}"
@@ -59,11 +60,11 @@ def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def dollars(value: float | None) -> str:
@@ -77,3 +78,11 @@ def fenced(text: str | None) -> str:
     while fence in shown:
         fence += "`"
     return f"{fence}\n{shown}\n{fence}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("bbdistill", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced)
+    return environment

@@ -13,6 +13,7 @@ from bbdistill.config import RunConfig, Settings
 from bbdistill.errors import MissingExtraError, RunError
 from bbdistill.metrics import Event, OnEvent
 from bbdistill.rundir import RunDir
+from bbdistill.task import load_task, resolve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +35,18 @@ def run(
 ) -> RunResult:
     """Trains a student. `options` are the fields of `Settings`.
 
-    Setting `stop` ends the run at the next safe place with KeyboardInterrupt; replies paid for and the last checkpoint stay.
+    Setting `stop` ends the run at the next safe place with KeyboardInterrupt; paid replies and checkpoints stay.
     """
+    given = replace(settings or Settings(), **options)
+    resolved = resolve(config, given)  # before torch is loaded: most mistakes are found here
+    task = load_task(resolved, skip_bad=given.skip_bad)
     need_torch("training")
     from bbdistill.finish import finish
     from bbdistill.setup import open_run
     from bbdistill.train import train
 
-    given = replace(settings or Settings(), **options)
-    with open_run(config, given, on_event or _ignore, stop or threading.Event()) as live:
+    name = resolved.recipe if isinstance(config, RunConfig) else Path(config).stem
+    with open_run(name, resolved, task, given, on_event or _ignore, stop or threading.Event()) as live:
         return finish(live, train(live))
 
 

@@ -1,9 +1,9 @@
-"""Makes the objects of a run from its config: data, verifier, teacher, record, student. `open_run` closes them again."""
+"""Makes the objects of a run from its config: data, verifier, teacher, record, student; closes them again."""
 
 import platform
 import secrets
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Mapping
 from concurrent.futures import Future, TimeoutError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from bbdistill.client.loop import LoopThread
 from bbdistill.config import RunConfig, Settings, dump_config
-from bbdistill.data import Dataset
 from bbdistill.errors import ConfigError, RunError
 from bbdistill.metrics import Note, OnEvent, Progress
 from bbdistill.objectives import Stage, stages
@@ -22,10 +21,9 @@ from bbdistill.plan import Plan
 from bbdistill.rundir import RunDir, read_json, write_json
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.student import Student, open_student
-from bbdistill.task import Task, load_task, resolve
-from bbdistill.teacher.connect import Connection, connect
+from bbdistill.task import Task
+from bbdistill.teacher.connect import connect
 from bbdistill.teacher.teacher import Teacher
-from bbdistill.types import Prompt
 
 T = TypeVar("T")
 ENOUGH_CALLS = 20
@@ -99,26 +97,22 @@ class Run:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.abstain_reasons.most_common(3))
             raise RunError(
                 f"{100 * rate:.0f} % of {calls} {' and '.join(purposes)} calls gave nothing usable ({reasons}), more than "
-                f"`feedback.max_abstain_rate` = {allowed}; look at them with `bbdistill cache list {self.config.teacher.cache}`"
+                f"`feedback.max_abstain_rate` = {allowed}; see `bbdistill cache list {self.config.teacher.cache}`"
             )
 
 
 @contextmanager
 def open_run(
-    given: str | Path | RunConfig, settings: Settings, on_event: OnEvent, stop: threading.Event
-) -> Iterator[Run]:
+    name: str, config: RunConfig, task: Task, settings: Settings, on_event: OnEvent, stop: threading.Event
+) -> Generator[Run]:
     """Everything a run needs, opened in the order in which it is cheapest to fail."""
-    config = resolve(given, settings)
-    task = load_task(config, skip_bad=settings.skip_bad)
-    name = config.recipe if isinstance(given, RunConfig) else Path(given).stem
     directory, run_id = _place(config, settings, name)
     connection = connect(config.teacher, mode=settings.mode, replay=settings.replay, run=run_id)
     loop = LoopThread()
     try:
         on_event(Note(text=f"run {run_id} in {directory.path}"))
         student, discriminator = open_student(config)
-        _check_same_student(connection, config, student)
-        yield Run(
+        live = Run(
             id=run_id,
             config=config,
             directory=directory,
@@ -126,16 +120,25 @@ def open_run(
             task=task,
             stages=stages(config),
             plan=Plan(store=connection.store, run=connection.source or run_id, replaying=connection.replaying),
-            teacher=Teacher.of(connection, config.teacher, templates=config.task.templates),
+            teacher=Teacher.from_config(config.teacher, templates=config.task.templates, connection=connection),
             student=student,
             discriminator=discriminator,
             loop=loop,
             on_event=on_event,
             stop=stop,
         )
+        _note_other_student(live)
+        yield live
     finally:
         loop.run(connection.close())
         loop.close()
+
+
+def _note_other_student(run: Run) -> None:
+    """Recorded rollouts mean most to the student that drew them."""
+    mine = {"weight_hash": run.student.base.weight_hash}
+    if run.plan.decide(0, "student", lambda: mine) != mine:
+        run.note("note: the recorded run had a student with other weights; its figures will differ from those recorded")
 
 
 def _place(config: RunConfig, settings: Settings, name: str) -> tuple[RunDir, str]:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +41,7 @@ class TrainState:
     best_score: float | None = None
     best_step: int = 0
     sft_step: int = 0
+    demonstrations_used: int = 0
     counts: Counts = field(default_factory=Counts)
     best: AdapterState = field(default_factory=dict[str, Tensor])
     sft: AdapterState = field(default_factory=dict[str, Tensor])
@@ -79,7 +80,8 @@ class TrainState:
 
     def save(self, run: Run) -> None:
         """A checkpoint of everything that a resume needs; older ones go once the new one is whole."""
-        position = {name: value for name, value in asdict(self).items() if name not in ("best", "sft")}
+        position = asdict(replace(self, best={}, sft={}))
+        del position["best"], position["sft"]
         tensors = {
             "student": run.student.state(),
             "discriminator": run.discriminator.state(),

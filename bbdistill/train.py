@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bbdistill import data
 from bbdistill.errors import RunError
-from bbdistill.evaluate import validation_score
+from bbdistill.evaluate import mean, score
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
     Stage,
@@ -35,7 +35,7 @@ from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """Rollouts of a step, (P, G), what the verifier says of them, and the teacher's answers, perhaps still on their way."""
+    """Rollouts of a step, (P, G), what the verifier says of them, and the teacher's answers, perhaps on their way."""
 
     prompts: list[Prompt]
     rollouts: list[list[Rollout]]
@@ -83,7 +83,7 @@ class Trainer:
         return metrics | reward_metrics(rewards)
 
     def _sampled(self, stage: Stage) -> Sampled:
-        """This step's rollouts. With a lag, those of the next steps are drawn first, from today's policy, and asked about."""
+        """This step's rollouts. With a lag, those of the next steps are drawn and asked about first, by today's policy."""
         first, last = self.state.stage_step, min(self.state.stage_step + self.run.config.train.lag, stage.steps - 1)
         for ahead in range(first, last + 1):
             if ahead not in self._ahead:
@@ -153,15 +153,28 @@ class Trainer:
 
     def _validate(self, stage: Stage) -> None:
         """Scores the student on the validation prompts; a recorded score is taken as it was decided."""
-        decided = self.run.plan.decide(self.state.step, "validation", lambda: {"score": validation_score(self.run)})
+        decided = self.run.plan.decide(self.state.step, "validation", lambda: {"score": self._validation_score()})
         self.state.validated(decided["score"], self.run.student.adapter_state())
         self.run.note(f"{stage.name} step {self.state.stage_step}: validation score {decided['score']:.3f}")
 
+    def _validation_score(self) -> float:
+        """Mean score of the greedy answers; where nothing can judge them, minus the NLL of the demonstrations."""
+        run, prompts = self.run, self.run.task.validation
+        answers = run.student.answer(prompts)
+        scores = [score(prompt, text, run.task.verify) for prompt, text in zip(prompts, answers, strict=True)]
+        found = mean([value for value in scores if value is not None])
+        if found is not None:
+            return found
+        replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")
+        taught = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]
+        return -(mean(run.student.nll(taught)) or 0.0)
+
 
 def train(run: Run) -> TrainState:
-    """Collects the demonstrations a run needs, then trains from its newest checkpoint, or from the start, to the end."""
+    """Collects the demonstrations a run needs, then trains to the end, from its newest checkpoint if it has one."""
     demonstrations = collect_demonstrations(run)
     state = TrainState.load(run)  # after collecting: the checkpoint's ledger already counts those calls
+    state.demonstrations_used = len(demonstrations)
     Trainer(run, state, demonstrations).train()
     return state
 

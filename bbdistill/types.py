@@ -123,12 +123,41 @@ Judgement: TypeAlias = Preference | Tie | Abstain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyExample:
+    """A rollout and how much more (or less) likely it should become."""
+
+    rollout: Rollout
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTExample:
+    """An answer to imitate."""
+
+    prompt: Prompt
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedPair:
+    """Two answers to one prompt of which the discriminator should prefer `chosen`."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one call as the provider bills them; cached input tokens are part of `input_tokens`."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Input tokens newly put into the provider's cache, which may cost more; part of `input_tokens`."""
+    cache_write_1h_tokens: int = 0
+    """Of those, the ones kept for an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

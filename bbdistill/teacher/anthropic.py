@@ -6,15 +6,22 @@ from typing import Any, cast
 import anthropic
 import httpx2
 
-from bbdistill.teacher.base import JsonSchema, RawReply
+from bbdistill.teacher.base import JsonSchema, RawReply, SchemaForm
 from bbdistill.types import Message
 
 PATH = "/messages"
 KEY_ENV = "ANTHROPIC_API_KEY"
 
 
+def output_config(schema: JsonSchema) -> dict[str, Any]:
+    """Structured output as Anthropic has it."""
+    return {"output_config": {"format": {"type": "json_schema", "schema": schema.schema}}}
+
+
 class AnthropicMessages:
     """Sends one conversation. The SDK's own retries and its telemetry are off."""
+
+    schema_forms: Sequence[SchemaForm] = (output_config,)
 
     def __init__(
         self,
@@ -40,19 +47,18 @@ class AnthropicMessages:
         )
 
     async def send(
-        self, messages: Sequence[Message], schema: JsonSchema | None, headers: Mapping[str, str]
+        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
     ) -> RawReply:
         systems = [str(message["content"]) for message in messages if message["role"] == "system"]
         turns = [message for message in messages if message["role"] != "system"]
-        options: dict[str, Any] = {"system": "\n\n".join(systems)} if systems else {}
-        if schema is not None:
-            options["output_config"] = {"format": {"type": "json_schema", "schema": schema.schema}}
+        system = {"system": "\n\n".join(systems)} if systems else {}
         reply = await self._sdk.messages.with_raw_response.create(
             model=self._model,
             max_tokens=self._max_tokens,
             messages=cast(Any, turns),
             extra_headers=dict(headers),
             extra_body=self._extra_body,
+            **system,
             **options,
         )
         return RawReply(path=PATH, headers=reply.headers, body=await reply.read())

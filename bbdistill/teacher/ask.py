@@ -52,13 +52,11 @@ async def demonstrations(
     return list(await asyncio.gather(*(teacher.demonstrate(prompt, purpose=purpose) for prompt in prompts)))
 
 
-async def _correct(
-    teacher: Teacher, rollout: Rollout, verdict: Verdict | Abstain, verify: Verify
-) -> Correction | None:
+async def _correct(teacher: Teacher, rollout: Rollout, verdict: Verdict | Abstain, verify: Verify) -> Correction | None:
     """One correction and whether it may be imitated.
 
-    The verifier decides where it can: the correction passes and the rollout did not. Where it cannot tell them apart (both
-    pass, or it has nothing to say), the judge must prefer the correction in both orders.
+    The verifier decides where it can: the correction passes and the rollout did not. Where it cannot tell them apart
+    (both pass, or it has nothing to say), the judge must prefer the correction in both orders.
     """
     feedback = verdict.feedback if isinstance(verdict, Verdict) else ""
     fix = await teacher.correct(rollout.prompt, rollout.completion, feedback)

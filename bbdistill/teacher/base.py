@@ -1,8 +1,8 @@
 """What every provider gives the verbs: send a conversation, get the raw reply back. No torch, no retries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from bbdistill.types import Message
 
@@ -15,6 +15,9 @@ class JsonSchema:
     schema: Mapping[str, Any]
 
 
+SchemaForm: TypeAlias = Callable[[JsonSchema], dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawReply:
     """Bytes of a reply the client stack has already found well-formed."""
@@ -25,10 +28,16 @@ class RawReply:
 
 
 class Provider(Protocol):
+    schema_forms: Sequence[SchemaForm]
+    """The ways to ask for structured output, the official one first. A server may know only a later one, or none."""
+
     async def send(
-        self, messages: Sequence[Message], schema: JsonSchema | None, headers: Mapping[str, str]
+        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
     ) -> RawReply:
-        """One call. `headers` carry what the store notes beside it. Raises the SDK's exceptions."""
+        """One call. `options` go into the body as they are; `headers` carry what the store notes beside the reply.
+
+        Raises the SDK's exceptions.
+        """
         ...
 
     async def close(self) -> None: ...

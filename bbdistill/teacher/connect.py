@@ -23,12 +23,13 @@ _PROVIDERS: dict[str, tuple[Callable[..., Provider], str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """A provider ready to be asked. `source` is the run whose record is read first: this one, or the replayed one."""
+    """A provider ready to be asked. `source` is the run whose decisions count: this one, or the replayed one."""
 
     provider: Provider
     store: Store | None
     run: str | None
     source: str | None
+    replaying: bool
 
     async def close(self) -> None:
         await self.provider.close()
@@ -45,7 +46,8 @@ def connect(config: TeacherConfig, *, mode: CacheMode, replay: str | None = None
     if store is not None:
         run = run or store.start_run({"teacher": config.model})
     stack = open_stack(store, mode=mode, run=run, settings=_settings(config))
-    return Connection(provider=_provider(config, AsyncEdge(stack), _key(config)), store=store, run=run, source=run)
+    provider = _provider(config, AsyncEdge(stack), _key(config))
+    return Connection(provider=provider, store=store, run=run, source=run, replaying=False)
 
 
 def _replaying(config: TeacherConfig, file: Path, source: str | None) -> Connection:
@@ -54,18 +56,16 @@ def _replaying(config: TeacherConfig, file: Path, source: str | None) -> Connect
     store = Store(file, read_only=True)
     source = source or store.newest_run()
     stack = open_stack(store, mode="replay", run=None, source_run=source, settings=_settings(config))
-    return Connection(provider=_provider(config, AsyncEdge(stack), "replay"), store=store, run=None, source=source)
+    provider = _provider(config, AsyncEdge(stack), "replay")
+    return Connection(provider=provider, store=store, run=None, source=source, replaying=True)
 
 
 def _settings(config: TeacherConfig) -> ClientSettings:
-    prices = None
-    if config.input_usd_per_mtok is not None and config.output_usd_per_mtok is not None:
-        prices = (config.input_usd_per_mtok, config.output_usd_per_mtok)
     return ClientSettings(
         concurrency=config.concurrency,
         timeout_s=config.timeout_s,
         max_usd=config.max_usd,
-        prices=prices,
+        prices=config.prices,
         teacher_id=config.id,
     )
 
@@ -92,4 +92,6 @@ def _key(config: TeacherConfig) -> str:
         return key
     if config.base_url is not None and config.api_key_env is None:
         return "none"  # a server of one's own; the SDKs insist on some text
-    raise ConfigError(f"no key for `{config.model}`: set the environment variable `{variable}`, or `teacher.api_key_env`")
+    raise ConfigError(
+        f"no key for `{config.model}`: set the environment variable `{variable}`, or `teacher.api_key_env`"
+    )

@@ -3,8 +3,8 @@
 import anthropic
 import openai
 
+from bbdistill.client.call import Fault
 from bbdistill.client.edge import unwrap
-from bbdistill.client.http import Fault
 from bbdistill.config import TeacherConfig
 from bbdistill.errors import BBDistillError, TeacherError
 
@@ -39,8 +39,8 @@ def outcome_of(fault: Exception, config: TeacherConfig) -> str:
 
 
 def refuses_schema(fault: Exception) -> bool:
-    """Whether a server answered that it has no structured output."""
-    if not isinstance(fault, _StatusError) or fault.status_code not in _ABOUT_THE_REQUEST:
+    """Whether a server answered that it does not know this form of structured output (some say so with a 500)."""
+    if not isinstance(fault, _StatusError) or fault.status_code in (401, 403, 404, 429):
         return False
     said = fault.response.text.lower()
     return any(word in said for word in ("response_format", "json_schema", "output_config", "structured output"))

@@ -1,7 +1,8 @@
 """What the teacher was asked and what it cost, counted as it happens."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
 
 @dataclass(slots=True)
 class Line:
-    """Sums over the calls of one purpose. `abstained` calls are part of `calls`; `unpriced` ones are in no dollar sum."""
+    """Sums over the calls of one purpose. `abstained` is part of `calls`; `unpriced` calls are in no dollar sum."""
 
     calls: int = 0
     cached: int = 0
@@ -34,12 +35,20 @@ class Ledger:
     flips: int = 0
     """Of those, the ones whose two answers disagreed."""
     abstain_reasons: Counter[str] = field(default_factory=Counter[str])
+    in_flight: int = 0
 
     def line(self, purpose: str) -> Line:
         return self.lines.setdefault(purpose, Line())
 
-    def asked(self, purpose: str) -> None:
+    @contextmanager
+    def asking(self, purpose: str) -> Generator[None]:
+        """Around one call: counts it, whatever comes of it."""
         self.line(purpose).calls += 1
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
     def answered(self, purpose: str, reply: TeacherReply) -> None:
         line = self.line(purpose)
@@ -85,7 +94,7 @@ class Ledger:
         return sum(line.abstained for line in lines) / calls if calls else 0.0
 
     def state(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "in_flight": 0}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.lines = {name: Line(**line) for name, line in state["lines"].items()}

@@ -6,15 +6,28 @@ from typing import Any, cast
 import httpx2
 import openai
 
-from bbdistill.teacher.base import JsonSchema, RawReply
+from bbdistill.teacher.base import JsonSchema, RawReply, SchemaForm
 from bbdistill.types import Message
 
 PATH = "/chat/completions"
 KEY_ENV = "OPENAI_API_KEY"
 
 
+def json_schema(schema: JsonSchema) -> dict[str, Any]:
+    """Structured output as OpenAI has it."""
+    wanted = {"name": schema.name, "schema": schema.schema, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": wanted}}
+
+
+def json_object(schema: JsonSchema) -> dict[str, Any]:
+    """Structured output as some local servers have it."""
+    return {"response_format": {"type": "json_object", "schema": schema.schema}}
+
+
 class OpenAIChat:
     """Sends one conversation. The SDK's own retries are off: the client stack below it owns them."""
+
+    schema_forms: Sequence[SchemaForm] = (json_schema, json_object)
 
     def __init__(
         self,
@@ -35,16 +48,14 @@ class OpenAIChat:
             self._options["temperature"] = temperature
 
     async def send(
-        self, messages: Sequence[Message], schema: JsonSchema | None, headers: Mapping[str, str]
+        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
     ) -> RawReply:
-        options = dict(self._options)
-        if schema is not None:
-            options["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": schema.name, "schema": schema.schema, "strict": True},
-            }
         reply = await self._sdk.chat.completions.with_raw_response.create(
-            model=self._model, messages=cast(Any, list(messages)), extra_headers=dict(headers), **options
+            model=self._model,
+            messages=cast(Any, list(messages)),
+            extra_headers=dict(headers),
+            **self._options,
+            **options,
         )
         return RawReply(path=PATH, headers=reply.headers, body=reply.content)
 

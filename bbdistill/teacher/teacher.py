@@ -17,8 +17,9 @@ from bbdistill.client import wire
 from bbdistill.config import CacheMode, TeacherConfig
 from bbdistill.errors import TeacherError
 from bbdistill.teacher import parse
-from bbdistill.teacher.base import JsonSchema, Provider, RawReply
+from bbdistill.teacher.base import JsonSchema, Provider, RawReply, SchemaForm
 from bbdistill.teacher.connect import Connection, connect
+from bbdistill.teacher.differences import differences
 from bbdistill.teacher.faults import outcome_of, refuses_schema
 from bbdistill.teacher.ledger import Ledger
 from bbdistill.templates import Template, load_template
@@ -30,7 +31,7 @@ Input: TypeAlias = Prompt | Sequence[Message] | str
 class Teacher:
     """A hosted model behind the record. Enter it (`async with`) before asking.
 
-    `model` is `provider:model`. `mode` and `replay` ("FILE" or "FILE#RUN") are those of the client: see `client/replay.py`.
+    `model` is `provider:model`; for `mode` and `replay` ("FILE" or "FILE#RUN") see `client/replay.py`.
     """
 
     def __init__(
@@ -49,12 +50,21 @@ class Teacher:
         self._connection: Connection | None = None
         self.ledger = Ledger()
         self._templates = {name: load_template(name, templates) for name in ("demonstrate", "compare", "correct")}
-        self._takes_schema = True
+        self._schema_form: SchemaForm | None = None
+        self._probing = asyncio.Lock()
 
     @classmethod
-    def of(cls, connection: Connection, config: TeacherConfig, *, templates: Path | None = None) -> "Teacher":
-        """A teacher on a connection that a run has opened; it is not closed here."""
-        teacher = cls(**config.model_dump(), templates=templates)
+    def from_config(
+        cls,
+        config: TeacherConfig,
+        *,
+        mode: CacheMode = "auto",
+        replay: str | None = None,
+        templates: Path | None = None,
+        connection: Connection | None = None,
+    ) -> "Teacher":
+        """The teacher of a run's config; on a connection that the run has opened, and closes, if one is given."""
+        teacher = cls(**config.model_dump(), mode=mode, replay=replay, templates=templates)
         teacher._connection = connection
         return teacher
 
@@ -79,8 +89,8 @@ class Teacher:
     async def compare(self, prompt: Input, a: str, b: str, *, purpose: str = "preferences") -> Judgement:
         """Which answer is better, asked in both orders.
 
-        A `Preference` only if one text wins both; two valid answers that disagree are a `Tie` (a flip); an unreadable one
-        makes the whole comparison an `Abstain`. Equal texts are a tie without a call.
+        A `Preference` only if one text wins both; two valid answers that disagree are a `Tie` (a flip); an unreadable
+        one makes the whole comparison an `Abstain`. Equal texts are a tie without a call.
         """
         prompt = as_prompt(prompt)
         if a == b:
@@ -113,7 +123,7 @@ class Teacher:
 
     async def _winner(self, prompt: Prompt, a: str, b: str, purpose: str) -> str | Abstain:
         """The text that won when `a` was shown first."""
-        variables = {"messages": prompt.messages, "a": a, "b": b}
+        variables = {"messages": prompt.messages, "a": a, "b": b, "differences": differences(a, b)}
         template = self._templates["compare"]
         reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.COMPARE, purpose)
         if isinstance(reply, Abstain):
@@ -135,15 +145,14 @@ class Teacher:
         purpose: str,
     ) -> TeacherReply | Abstain:
         """One call; the ledger has it whatever comes back."""
-        provider = self._provider
         headers = {
             "x-bbdistill-purpose": purpose,
             "x-bbdistill-prompt": prompt.id,
             "x-bbdistill-template": template.label,
         }
-        self.ledger.asked(purpose)
         try:
-            raw = await self._send(provider, messages, schema, headers)
+            with self.ledger.asking(purpose):
+                raw = await self._send(messages, schema, headers)
         except Exception as fault:
             # The SDKs wrap everything below them; what is not about this one request is raised from here.
             return self._abstain(purpose, outcome_of(fault, self.config))
@@ -153,19 +162,34 @@ class Teacher:
             return reply
         return self._abstain(purpose, "refusal" if reply.stop == "refusal" else "cut at the output limit")
 
-    async def _send(
-        self, provider: Provider, messages: Sequence[Message], schema: JsonSchema | None, headers: dict[str, str]
+    async def _send(self, messages: Sequence[Message], schema: JsonSchema | None, headers: dict[str, str]) -> RawReply:
+        """Sends with structured output in the first form that the server takes, or without any.
+
+        The form is found by the first call that wants one, while the others wait: so a replay asks in the same order.
+        """
+        provider = self._provider
+        if schema is None:
+            return await provider.send(messages, {}, headers)
+        if self._schema_form is None:
+            async with self._probing:
+                if self._schema_form is None:
+                    return await self._probe(provider, messages, schema, headers)
+        return await provider.send(messages, self._schema_form(schema), headers)
+
+    async def _probe(
+        self, provider: Provider, messages: Sequence[Message], schema: JsonSchema, headers: dict[str, str]
     ) -> RawReply:
-        """Sends with structured output until the server says it has none; then without, for good."""
-        if schema is None or not self._takes_schema:
-            return await provider.send(messages, None, headers)
-        try:
-            return await provider.send(messages, schema, headers)
-        except Exception as fault:
-            if not refuses_schema(fault):
-                raise
-            self._takes_schema = False
-            return await provider.send(messages, None, headers)
+        for form in provider.schema_forms:
+            try:
+                reply = await provider.send(messages, form(schema), headers)
+            except Exception as fault:
+                if not refuses_schema(fault):
+                    raise
+            else:
+                self._schema_form = form
+                return reply
+        self._schema_form = _no_schema
+        return await provider.send(messages, {}, headers)
 
     @property
     def _provider(self) -> Provider:
@@ -189,6 +213,10 @@ def as_prompt(given: Input) -> Prompt:
             canonical = json.dumps([dict(message) for message in given], sort_keys=True, ensure_ascii=False)
             digest = hashlib.sha256(canonical.encode()).hexdigest()
             return Prompt(id=f"p-{digest[:12]}", messages=tuple(given))
+
+
+def _no_schema(_: JsonSchema) -> dict[str, Any]:
+    return {}
 
 
 def read_reply(raw: RawReply) -> TeacherReply:

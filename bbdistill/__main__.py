@@ -1,0 +1,3 @@
+from bbdistill.cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""What an HTTP reply is worth: usable, worth another attempt, or final. The only place that knows the rules."""
+
+import math
+import time
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+
+from bbdistill.client import wire
+from bbdistill.client.call import Call, Fault, Malformed, Reply
+from bbdistill.client.secrets import redact, secrets_of
+from bbdistill.client.values import as_object, parse
+
+_RETRYABLE = {408, 409, 429}
+_FINAL = {400, 401, 402, 403, 404, 413, 422}
+_OUT_OF_MONEY = ("insufficient_quota", "billing", "spend_limit")
+
+
+def examine(call: Call, reply: Reply) -> Reply:
+    """`reply` with its reading. Raises the Fault that it is instead."""
+    if 200 <= reply.status < 300:
+        try:
+            return replace(reply, reading=wire.read(call.path, reply.body, reply.headers.get("content-type", "")))
+        except Malformed as fault:
+            reason = redact(fault.reason, secrets_of(call))
+            raise Malformed(reason, reply=reply, retryable=fault.retryable, latency_s=reply.latency_s) from None
+    # Before anything is cut short: half a key is no longer recognised.
+    codes, message = _error_of(redact(reply.body.decode("utf-8", "replace"), secrets_of(call)))
+    said = ", ".join(dict.fromkeys(codes))
+    reason = ": ".join(part for part in (f"HTTP {reply.status} {said}".rstrip(), message) if part)
+    raise Fault(
+        reason[:500],
+        reply=reply,
+        retryable=_retryable(reply, said),
+        retry_after_s=retry_after(reply),
+        latency_s=reply.latency_s,
+    )
+
+
+def retry_after(reply: Reply) -> float | None:
+    """Seconds the server asks to wait, whichever way it says it; None if it does not."""
+    milliseconds, seconds = reply.headers.get("retry-after-ms"), reply.headers.get("retry-after")
+    wait = _number(milliseconds)
+    if wait is not None:
+        return max(0.0, wait / 1000)
+    wait = _number(seconds)
+    if wait is None:
+        due = _date(seconds)
+        if due is None:
+            return None
+        # The server's clock, where it tells it: ours may be wrong.
+        wait = due - (_date(reply.headers.get("date")) or time.time())
+    return max(0.0, wait)
+
+
+def _retryable(reply: Reply, codes: str) -> bool:
+    wish = reply.headers.get("x-should-retry")
+    if reply.status in _FINAL or wish == "false" or any(word in codes for word in _OUT_OF_MONEY):
+        return False
+    return wish == "true" or reply.status in _RETRYABLE or reply.status >= 500
+
+
+def _error_of(body: str) -> tuple[list[str], str]:
+    """Codes and message of an error body; the start of the body where it has another form."""
+    value = parse(body)
+    error = as_object(value).get("error", value)
+    fields = as_object(error)
+    if not fields:
+        return [], (error if isinstance(error, str) else body)[:200].strip()
+    fields = fields | as_object(fields.get("details"))
+    codes = [str(fields[name]) for name in ("error_code", "code", "type") if fields.get(name)]
+    return codes, str(fields.get("message") or "")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _date(text: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(text or "").timestamp()
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,84 @@
+"""Makes one call of many identical ones, and brings home what is already paid for. Knows nothing of HTTP."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class _Flight(Generic[T]):
+    """One piece of work under way, and how many wait for it."""
+
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self.task = task
+        self.waiting = 0
+        self.claimed = False
+
+
+class Flights(Generic[T]):
+    """Work by name: whoever asks for a name that is under way waits for it instead of starting it again."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[object, _Flight[T]] = {}
+
+    async def share(self, name: object, start: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
+        """(result, whether this caller is the first to get it). Work that nobody waits for any more is cancelled."""
+        while True:
+            flight = self._flight(name, start)
+            flight.waiting += 1
+            try:
+                result = await asyncio.shield(flight.task)
+            except asyncio.CancelledError:
+                if _cancelled_myself() or not flight.task.cancelled():
+                    raise
+                continue  # it was given up together with those who waited before; this caller starts anew
+            finally:
+                flight.waiting -= 1
+                if not flight.waiting:
+                    flight.task.cancel()
+            first, flight.claimed = not flight.claimed, True
+            return result, first
+
+    async def aclose(self, grace_s: float) -> None:
+        """Waits up to `grace_s` for work that runs to its end, then cancels it."""
+        tasks = [flight.task for flight in self._under_way.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _flight(self, name: object, start: Callable[[], Coroutine[Any, Any, T]]) -> _Flight[T]:
+        # No await between the look-up and the entry, or two callers would both start.
+        flight = self._under_way.get(name)
+        if flight is None or flight.task.done():
+            flight = self._under_way[name] = _Flight(asyncio.create_task(start()))
+            flight.task.add_done_callback(partial(self._done, name))
+        return flight
+
+    def _done(self, name: object, task: asyncio.Task[T]) -> None:
+        if self._under_way[name].task is task:
+            del self._under_way[name]
+        if not task.cancelled():
+            task.exception()  # seen, even where everyone who waited is gone
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work` even if the waiting task is cancelled meanwhile.
+
+    Swallows that one cancellation, so it is only for tasks that end soon after; a second one is obeyed.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise
+        return await task
+
+
+def _cancelled_myself() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

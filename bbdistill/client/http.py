@@ -1,0 +1,134 @@
+"""The stack between an SDK and the socket, one concern per layer: Replay -> Retry -> Gate -> Budget -> Socket."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import httpx2
+
+from bbdistill.client import keys
+from bbdistill.client.budget import Budget
+from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Reply
+from bbdistill.client.gate import Gate
+from bbdistill.client.prices import Override, price
+from bbdistill.client.replay import Replay
+from bbdistill.client.retry import Attempt, OnAttempt, Retry
+from bbdistill.client.socket import Finish, Socket
+from bbdistill.client.store import Store
+from bbdistill.errors import ConfigError, StoreError
+from bbdistill.types import Usage
+
+__all__ = ["Call", "ClientSettings", "Fault", "Handler", "Malformed", "Mode", "Reply", "Stack", "open_stack"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """How calls are made."""
+
+    concurrency: int = 8
+    """Attempts on the wire at once."""
+    attempts: int = 6
+    """Tries of one call, at most."""
+    timeout_s: float = 600
+    """Longest silence of one attempt; a shorter wish of the SDK counts."""
+    deadline_s: float = 1800
+    """Longest time one call may wait between its attempts, all waits together."""
+    max_usd: float | None = None
+    """Hard cap; what the run has spent before counts. None = no cap."""
+    prices: Override | None = None
+    """Your own dollars per million tokens (input, output, perhaps cached input); None = the price table."""
+    teacher_id: str | None = None
+    """Name of the teacher inside request keys; None = the provider, or host:port."""
+
+
+class Stack:
+    """The handlers of one client. `direct` is for traffic that is not recorded; None where nothing may go out."""
+
+    def __init__(self, handler: Handler, *, replay: Replay | None, socket: Socket | None) -> None:
+        self._handler, self._replay, self._socket = handler, replay, socket
+
+    async def __call__(self, call: Call, /) -> Reply:
+        return await self._handler(call)
+
+    @property
+    def direct(self) -> httpx2.AsyncClient | None:
+        return None if self._socket is None else self._socket.client
+
+    async def aclose(self) -> None:
+        """Lets what is on the wire come home; the store stays open, being the caller's."""
+        if self._replay is not None:
+            await self._replay.aclose()
+        if self._socket is not None:
+            await self._socket.aclose()
+
+
+def open_stack(
+    store: Store | None,
+    *,
+    mode: Mode = "auto",
+    run: str | None = None,
+    source_run: str | None = None,
+    settings: ClientSettings | None = None,
+) -> Stack:
+    """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run)."""
+    settings = settings or ClientSettings()
+    if mode == "off":
+        socket = _socket(settings)
+        return Stack(_live(socket, settings, spent_usd=0.0), replay=None, socket=socket)
+    if store is None:
+        raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
+    if mode == "replay":
+        source_run = _known_run(store, source_run)
+        replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id)
+        return Stack(replay, replay=replay, socket=None)
+    socket = _socket(settings)
+    spent = sum(row.usd for row in store.spend(run)) if run is not None else 0.0
+    log = _attempt_log(store, run, settings.teacher_id)
+    live = _live(Finish(socket), settings, spent_usd=spent, on_attempt=log)
+    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
+    return Stack(replay, replay=replay, socket=socket)
+
+
+def _socket(settings: ClientSettings) -> Socket:
+    return Socket(concurrency=settings.concurrency, timeout_s=settings.timeout_s)
+
+
+def _live(
+    bottom: Handler, settings: ClientSettings, *, spent_usd: float, on_attempt: OnAttempt | None = None
+) -> Handler:
+    budget = Budget(bottom, price=partial(_price, settings.prices), max_usd=settings.max_usd, spent_usd=spent_usd)
+    gate = Gate(budget, concurrency=settings.concurrency)
+    return Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt)
+
+
+def _price(
+    override: Override | None, model: str, provider: str, usage: Usage, terms: Mapping[str, str]
+) -> float | None:
+    return price(model, provider, usage, override, terms)
+
+
+def _known_run(store: Store, wanted: str | None) -> str | None:
+    """The run to replay; None where the store has calls of no run."""
+    runs = [row.id for row in store.runs()]
+    if wanted is None:
+        return runs[-1] if runs else None
+    if wanted not in runs:
+        raise StoreError(f"the store `{store.path}` has no run `{wanted}`; it has {', '.join(runs) or 'none'}")
+    return wanted
+
+
+def _attempt_log(store: Store, run: str | None, teacher: str | None) -> OnAttempt:
+    """Writes attempts down. It never fails a call over it: a reply may be at hand, and that is written next."""
+
+    async def log(call: Call, attempt: Attempt) -> None:
+        key = keys.key(keys.canonical(call, teacher))
+        try:
+            await asyncio.to_thread(store.attempt, key, run, attempt)
+        except StoreError as failure:
+            _log.debug("an attempt was not written down: %s", failure)
+
+    return log

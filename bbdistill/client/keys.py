@@ -1,0 +1,81 @@
+"""What makes two requests the same: a readable, canonical form and its sha256. Nothing secret is ever part of it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias, cast
+from urllib.parse import parse_qsl, urlsplit
+
+from bbdistill.client.call import Call
+from bbdistill.client.secrets import SECRET_PARAMETERS
+
+Request: TypeAlias = dict[str, Any]
+
+_CONTENT_HEADERS = ("anthropic-version", "anthropic-beta")
+"""The only headers that change what a model answers."""
+_OFFICIAL = {"api.openai.com": "openai", "api.anthropic.com": "anthropic"}
+_EXACT = 2**53
+
+
+def teacher_id(url: str, override: str | None = None) -> str:
+    """Who answers: `override`, the provider of an official host, or host:port, so that two servers share no replies."""
+    if override is not None:
+        return override
+    address = urlsplit(url)
+    host = address.hostname or ""
+    return _OFFICIAL.get(host) or f"{host}:{address.port or (80 if address.scheme == 'http' else 443)}"
+
+
+def canonical(call: Call, teacher: str | None = None) -> Request:
+    """Everything of `call` that decides the answer, as JSON values; `teacher` overrides the teacher's id."""
+    request: Request = {"teacher": teacher_id(call.url, teacher), "path": call.path, "sample": call.sample}
+    query = sorted(pair for pair in parse_qsl(urlsplit(call.url).query) if pair[0].lower() not in SECRET_PARAMETERS)
+    if query:
+        request["query"] = [list(pair) for pair in query]
+    headers = {name: call.headers[name] for name in _CONTENT_HEADERS if name in call.headers}
+    if headers:
+        request["headers"] = headers
+    try:
+        request["body"] = _normal(_without_stream_off(json.loads(call.body)))
+    except (ValueError, RecursionError):
+        request["text"] = call.body.decode("utf-8", "backslashreplace")
+    return request
+
+
+def key(request: Mapping[str, Any]) -> str:
+    """sha256 of the canonical JSON, in hex."""
+    text = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def to_json(value: Any) -> str:
+    """JSON that SQLite can hold: readable, but escaped where it has half a surrogate pair, which is not UTF-8."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or _encodable(text) else json.dumps(value)
+
+
+def _without_stream_off(body: Any) -> Any:
+    # The SDKs' `.parse()` sends `"stream": false` where `.create()` sends nothing.
+    if not isinstance(body, dict):
+        return body
+    fields = cast(dict[str, Any], body)
+    return {name: value for name, value in fields.items() if not (name == "stream" and value is False)}
+
+
+def _normal(value: Any) -> Any:
+    """1.0 and 1 are the same number but not the same JSON."""
+    if isinstance(value, dict):
+        return {name: _normal(item) for name, item in cast(dict[str, Any], value).items()}
+    if isinstance(value, list):
+        return [_normal(item) for item in cast(list[Any], value)]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

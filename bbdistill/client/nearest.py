@@ -1,0 +1,49 @@
+"""Finds the stored request most like one that was never recorded, and shows where they differ."""
+
+import difflib
+import json
+import textwrap
+from collections.abc import Sequence
+
+from bbdistill.client.keys import Request
+
+CANDIDATES = 200
+"""Stored requests that are looked at, at most."""
+_COMPARED_CHARS = 8000
+_FINALISTS = 5
+_DIFF_LINES = 30
+_WIDTH = 110
+
+
+def most_similar(request: Request, candidates: Sequence[Request]) -> Request | None:
+    """Of `candidates`, the earlier one where two are as similar."""
+    wanted = _lines(request)
+
+    def roughly(candidate: Request) -> float:
+        # Compares the letters alone, whatever their order: fast, and never below the true ratio.
+        return difflib.SequenceMatcher(None, _text(wanted), _text(_lines(candidate)), autojunk=False).quick_ratio()
+
+    finalists = sorted(candidates, key=roughly, reverse=True)[:_FINALISTS]
+
+    def closely(candidate: Request) -> float:
+        return difflib.SequenceMatcher(None, wanted, _lines(candidate), autojunk=False).ratio()
+
+    return max(finalists, key=closely, default=None)
+
+
+def diff(stored: Request, wanted: Request) -> str:
+    """Unified diff from the stored request to the wanted one, cut after 30 lines; empty if they are equal."""
+    lines = list(difflib.unified_diff(_lines(stored), _lines(wanted), "recorded", "asked", n=1, lineterm=""))
+    if len(lines) > _DIFF_LINES:
+        lines = [*lines[:_DIFF_LINES], f"... {len(lines) - _DIFF_LINES} more lines"]
+    return "\n".join(lines)
+
+
+def _lines(request: Request) -> list[str]:
+    """Readable lines, long texts broken at their own line ends and at the width of a page."""
+    text = json.dumps(request, indent=1, sort_keys=True, ensure_ascii=False).replace("\\n", "\n")
+    return [part for line in text.split("\n") for part in textwrap.wrap(line, _WIDTH, drop_whitespace=False) or [""]]
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines)[:_COMPARED_CHARS]

@@ -1,0 +1,89 @@
+"""Tries again, as often and as late as the server allows. Every attempt is told to `on_attempt`."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from bbdistill.client.call import Call, Fault, Handler, Reply
+
+_BACKOFF = wait_random_exponential(multiplier=0.5, min=0.25, max=60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a call, the first being number 1; `fault` is None where it gave a usable reply."""
+
+    number: int
+    status: int | None
+    fault: str | None
+    latency_s: float
+    retry_after_s: float | None
+
+
+OnAttempt: TypeAlias = Callable[[Call, Attempt], Awaitable[None]]
+
+
+class Retry:
+    """Up to `attempts` tries, as long as the waits between them stay within `deadline_s` in all.
+
+    Time spent queueing or answering does not count: a call at the end of a long queue must not lose its retries.
+    """
+
+    def __init__(
+        self, inner: Handler, *, attempts: int, deadline_s: float, on_attempt: OnAttempt | None = None
+    ) -> None:
+        self._inner, self._on_attempt = inner, on_attempt
+        self._stop = stop_after_attempt(attempts)
+        self._deadline_s = deadline_s
+
+    async def __call__(self, call: Call, /) -> Reply:
+        tries = AsyncRetrying(
+            retry=retry_if_exception(_worth_another),
+            wait=_wait,
+            stop=lambda state: self._stop(state) or state.idle_for + state.upcoming_sleep > self._deadline_s,
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        async for attempt in tries:
+            with attempt:
+                return await self._attempt(call, attempt.retry_state.attempt_number)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _attempt(self, call: Call, number: int) -> Reply:
+        try:
+            reply = await self._inner(call)
+        except Fault as fault:
+            await self._tell(call, number, fault)
+            raise
+        await self._tell(call, number, reply)
+        return reply
+
+    async def _tell(self, call: Call, number: int, outcome: Reply | Fault) -> None:
+        if self._on_attempt is None:
+            return
+        failed = outcome if isinstance(outcome, Fault) else None
+        attempt = Attempt(
+            number=number,
+            status=outcome.status,
+            fault=failed and failed.reason,
+            latency_s=outcome.latency_s,
+            retry_after_s=failed and failed.retry_after_s,
+        )
+        await self._on_attempt(call, attempt)
+
+
+def _worth_another(error: BaseException) -> bool:
+    task = asyncio.current_task()
+    abandoned = task is not None and task.cancelling() > 0
+    return isinstance(error, Fault) and error.retryable and not abandoned
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after_s if isinstance(error, Fault) else None
+    # Never earlier than asked; a little later, so that not everyone comes back at once.
+    return _BACKOFF(state) if asked is None else asked + random.uniform(0, 0.25 + 0.1 * asked)

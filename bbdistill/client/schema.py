@@ -1,0 +1,117 @@
+"""The tables of the store, as numbered migrations: applied once each, in order, and never edited after a release."""
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("bbdistill")
+
+
+@migrations()
+def m001_initial(db: Database) -> None:
+    for statement in (*_TABLES, *_INDEXES, *_VIEWS):
+        db.conn.execute(statement)
+
+
+_TABLES = (
+    """CREATE TABLE calls (
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        sample INTEGER NOT NULL,
+        teacher TEXT NOT NULL,
+        path TEXT NOT NULL,
+        request TEXT NOT NULL,
+        status INTEGER,
+        content_type TEXT,
+        headers TEXT NOT NULL,
+        reply TEXT,
+        kind TEXT NOT NULL CHECK (kind IN ('ok', 'refusal', 'length', 'fault')),
+        fault TEXT,
+        model TEXT,
+        input_tokens INTEGER,
+        output_tokens INTEGER,
+        cached_tokens INTEGER,
+        cost_usd REAL,
+        purpose TEXT,
+        prompt_id TEXT,
+        template TEXT,
+        latency_s REAL,
+        created_at TEXT NOT NULL,
+        UNIQUE (key, version)
+    ) STRICT""",
+    """CREATE TABLE runs (
+        id TEXT PRIMARY KEY,
+        started_at TEXT NOT NULL,
+        config TEXT NOT NULL,
+        finished_at TEXT,
+        note TEXT
+    ) STRICT""",
+    """CREATE TABLE run_calls (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        run TEXT NOT NULL REFERENCES runs (id),
+        call_id INTEGER NOT NULL REFERENCES calls (id),
+        cached INTEGER NOT NULL
+    ) STRICT""",
+    """CREATE TABLE attempts (
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL,
+        run TEXT,
+        number INTEGER NOT NULL,
+        status INTEGER,
+        fault TEXT,
+        latency_s REAL,
+        retry_after_s REAL,
+        created_at TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE plans (
+        run TEXT NOT NULL,
+        step INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        plan TEXT NOT NULL,
+        PRIMARY KEY (run, step, name)
+    ) STRICT""",
+    """CREATE TABLE rollouts (
+        run TEXT NOT NULL,
+        step INTEGER NOT NULL,
+        prompt_id TEXT NOT NULL,
+        sample INTEGER NOT NULL,
+        completion TEXT NOT NULL,
+        token_ids TEXT NOT NULL,
+        logprobs TEXT NOT NULL,
+        policy_version INTEGER NOT NULL,
+        stop_reason TEXT NOT NULL,
+        PRIMARY KEY (run, step, prompt_id, sample)
+    ) STRICT""",
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+)
+
+_INDEXES = (
+    "CREATE INDEX run_calls_by_run ON run_calls (run, call_id)",
+    "CREATE INDEX run_calls_by_call ON run_calls (call_id)",
+    "CREATE INDEX attempts_by_key ON attempts (key)",
+)
+
+_VIEWS = (
+    """CREATE VIEW v_calls AS
+        SELECT id, created_at, purpose, prompt_id, sample, kind, teacher, model, input_tokens, output_tokens, cost_usd,
+            latency_s, template, fault, json_extract(request, '$.body.messages') AS messages, reply, key, version
+        FROM calls""",
+    # Sums are over calls of known price; `unpriced` counts the others.
+    """CREATE VIEW v_spend AS
+        SELECT run, coalesce(purpose, '') AS purpose, count(*) AS calls, sum(cached) AS cached,
+            coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens,
+            total(CASE WHEN cached THEN 0 ELSE cost_usd END) AS usd, total(cost_usd) AS recorded_usd,
+            sum(cost_usd IS NULL) AS unpriced
+        FROM run_calls JOIN calls ON calls.id = run_calls.call_id
+        GROUP BY run, coalesce(purpose, '')""",
+    # One row per order asked: `winner` is what the judge said of A and B as they stood in that request.
+    """CREATE VIEW v_preferences AS
+        SELECT id, prompt_id, purpose, model,
+            CASE WHEN json_valid(answer) THEN json_extract(answer, '$.winner') END AS winner, answer, created_at
+        FROM (
+            SELECT *, CASE WHEN json_valid(reply) THEN coalesce(
+                json_extract(reply, '$.choices[0].message.content'),
+                json_extract(reply, '$.content[0].text')
+            ) END AS answer
+            FROM calls WHERE kind = 'ok' AND template LIKE 'compare%'
+        )""",
+)

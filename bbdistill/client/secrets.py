@@ -1,0 +1,46 @@
+"""Which values of a request are secret, and how they are kept out of what is stored."""
+
+import re
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from bbdistill.client.call import Call
+
+SECRET_PARAMETERS = {
+    "key",
+    "api_key",
+    "api-key",
+    "apikey",
+    "access_token",
+    "token",
+    "sig",
+    "signature",
+    "subscription-key",
+}
+_SECRET_HEADERS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key")
+_PATTERN = re.compile(r"sk-[A-Za-z0-9_-]{16,}|\bBearer\s+[^\s\"'\\,]{8,}|\bAKIA[A-Z0-9]{16}\b")
+_MARK = "[redacted]"
+
+
+def secrets_of(call: Call) -> set[str]:
+    """The secret values a call carries: keys in headers, credentials in the address, secret query parameters."""
+    values = [call.headers[name].split(" ", 1)[-1] for name in _SECRET_HEADERS if name in call.headers]
+    address = urlsplit(call.url)
+    values += [unquote(part) for part in (address.username, address.password) if part]
+    values += [value for name, value in parse_qsl(address.query) if name.lower() in SECRET_PARAMETERS]
+    return {value.strip() for value in values if _tells_something(value.strip())}
+
+
+def redact(text: str, secrets: Iterable[str], *, patterns: bool = True) -> str:
+    """`text` without these values and, with `patterns`, without anything that looks like a key.
+
+    Good replies are stored with `patterns` off: an answer about key formats must replay as it was.
+    """
+    for value in sorted(secrets, key=len, reverse=True):
+        text = text.replace(value, _MARK)
+    return _PATTERN.sub(_MARK, text) if patterns else text
+
+
+def _tells_something(value: str) -> bool:
+    # Local servers take any key ("none", "ollama"): such a word must not be cut out of every answer.
+    return len(value) >= 20 or (len(value) >= 8 and (value.startswith("sk-") or any(c.isdigit() for c in value)))

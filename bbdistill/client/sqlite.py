@@ -1,0 +1,118 @@
+"""Opens the store's file and says in one sentence what SQLite says in a code."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlite_utils import Database
+
+from bbdistill.client.schema import migrations
+from bbdistill.errors import StoreError
+
+_BUSY_S = 30.0
+_SENTENCES = {
+    sqlite3.SQLITE_FULL: "cannot be written: the disk is full; free some space and resume",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk is full or failing; free some space and resume",
+    sqlite3.SQLITE_BUSY: "is locked by another process; wait until that one is done, and resume",
+    sqlite3.SQLITE_LOCKED: "is locked by another process; wait until that one is done, and resume",
+    sqlite3.SQLITE_NOTADB: "is not a store (no SQLite database); give another path",
+    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a copy, or recover it with `sqlite3 FILE .recover`",
+    sqlite3.SQLITE_READONLY: "cannot be written: it is read-only; replay it, or give a path you can write to",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the path and its permissions",
+    sqlite3.SQLITE_CONSTRAINT: "already has this entry, which is never overwritten",
+}
+
+
+@contextmanager
+def in_words(path: Path) -> Generator[None]:
+    """Turns what SQLite and the file system raise into a StoreError."""
+    try:
+        yield
+    except sqlite3.Error as fault:
+        # The low byte is the primary code; the rest is detail.
+        code = getattr(fault, "sqlite_errorcode", 0) & 0xFF
+        raise StoreError(f"the store `{path}` {_SENTENCES.get(code, 'failed')} ({fault})") from fault
+    except OSError as fault:
+        raise StoreError(f"the store `{path}` cannot be opened: {fault.strerror or fault}") from fault
+
+
+@contextmanager
+def writing(database: Database) -> Generator[Database]:
+    """One transaction, all or nothing.
+
+    It takes the write lock at once: one that starts by reading is refused, without waiting, if another has written since.
+    """
+    database.conn.execute("BEGIN IMMEDIATE")
+    try:
+        yield database
+        database.conn.execute("COMMIT")
+    except BaseException:
+        database.rollback()
+        raise
+
+
+def open_database(path: Path, *, read_only: bool) -> Database:
+    """A connection of any thread's (the caller locks), its schema up to date. StoreError says what is wrong."""
+    with in_words(path):
+        connection = _connect_read_only(path) if read_only else _connect(path)
+        try:
+            database = Database(connection, execute_plugins=False)
+            if not read_only:
+                _prepare(database)
+            _check_schema(database, path)
+        except BaseException:
+            connection.close()
+            raise
+        return database
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Made before SQLite opens it, which gives its side files the mode of this one: replies are nobody else's business.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    return sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise StoreError(f"no store at `{path}`; record one first with mode `auto`")
+    # Without pending writes nothing else needs the file, and `immutable` opens it even in a read-only directory.
+    options = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
+    address = f"file:{quote(str(path.resolve()))}?{options}"
+    return sqlite3.connect(address, uri=True, timeout=_BUSY_S, check_same_thread=False)
+
+
+def _prepare(database: Database) -> None:
+    _enable_wal(database)
+    database.conn.execute("PRAGMA synchronous = NORMAL")
+    if not migrations.pending(database):
+        return
+    # Two processes may open a new store at once: the second waits here, and finds the tables of the first.
+    with writing(database):
+        migrations.apply(database)
+
+
+def _enable_wal(database: Database) -> None:
+    """Changing the mode does not wait for a lock by itself."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            database.enable_wal()
+            return
+        except sqlite3.OperationalError as fault:
+            if fault.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _check_schema(database: Database, path: Path) -> None:
+    ours = {migration.name for migration in migrations.pending(Database(memory=True))}
+    newer = {migration.name for migration in migrations.applied(database)} - ours
+    if newer:
+        raise StoreError(f"the store `{path}` was written by a newer bbdistill ({', '.join(sorted(newer))}); upgrade")
+    if migrations.pending(database):
+        raise StoreError(f"the store `{path}` has no table of calls, or an older one; open it for writing once")

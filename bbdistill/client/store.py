@@ -1,0 +1,233 @@
+"""The record: one SQLite file with every paid reply, what each run used, its plans and its rollouts.
+
+Safe from any thread and beside other processes. Calls are only ever added. `sqlite-utils` and Datasette open it too.
+"""
+
+import json
+import secrets
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from bbdistill.client import audit, nearest
+from bbdistill.client.keys import Request, to_json
+from bbdistill.client.retry import Attempt
+from bbdistill.client.rows import CALL_COLUMNS, CallRow, RolloutRow, RunRow, SpendRow
+from bbdistill.client.sqlite import in_words, open_database, writing
+from bbdistill.types import Rollout
+
+__all__ = ["CallRow", "RolloutRow", "RunRow", "SpendRow", "Store"]
+
+_GIVEN = ("id", "version", "created_at")
+_WRITTEN = tuple(name for name in CALL_COLUMNS if name not in _GIVEN)
+_PUT_CALL = f"""INSERT INTO calls ({", ".join(_WRITTEN)}, created_at, version)
+    SELECT {", ".join(":" + name for name in _WRITTEN)}, :created_at, coalesce(max(version), 0) + 1
+    FROM calls WHERE key = :key"""
+_CALLS = "SELECT " + ", ".join(f"calls.{name}" for name in CALL_COLUMNS) + " FROM calls "
+_USED = "EXISTS (SELECT 1 FROM run_calls WHERE run = :run AND call_id = calls.id) "
+
+
+class Store:
+    """One store file, made if it is missing. With `read_only` it is opened wherever it lies and never touched.
+
+    Every method raises StoreError where the file cannot be read or written.
+    """
+
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path = Path(path).expanduser()
+        self.read_only = read_only
+        self._lock = threading.RLock()
+        self._database = open_database(self.path, read_only=read_only)
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+    # Calls
+
+    def put_call(self, row: CallRow, *, run: str | None = None) -> int:
+        """Adds a version of a call, noted as used by `run`; returns its id."""
+        values = {name: value for name, value in asdict(row).items() if name in _WRITTEN}
+        with self._writing() as database:
+            call_id = database.conn.execute(_PUT_CALL, values | {"created_at": _now()}).lastrowid
+            assert call_id is not None
+            _use(database, run, call_id, cached=False)
+        return call_id
+
+    def use(self, run: str | None, call_id: int, *, cached: bool = True) -> None:
+        """Notes that `run` was answered from the record."""
+        if run is not None:
+            with self._writing() as database:
+                _use(database, run, call_id, cached=cached)
+
+    def find(self, key: str, run: str | None) -> CallRow | None:
+        """What may answer a call of `run`: any reply this run already used, else the newest good one of any run."""
+        mine = self._call(f"WHERE key = :key AND kind != 'fault' AND {_USED} ORDER BY id DESC", key=key, run=run)
+        return mine or self._call("WHERE key = :key AND kind = 'ok' ORDER BY id DESC", key=key)
+
+    def find_used(self, key: str, run: str | None) -> CallRow | None:
+        """What `run` was answered, faults included where nothing better came; of any run if `run` is None."""
+        scope = f"AND {_USED}" if run is not None else ""
+        return self._call(f"WHERE key = :key {scope} ORDER BY kind = 'fault', id DESC", key=key, run=run)
+
+    def calls(self, run: str | None = None) -> list[CallRow]:
+        """Every call in the order of recording, or those that `run` used."""
+        where = f"WHERE {_USED}" if run is not None else ""
+        return [_call_row(row) for row in self._rows(f"{_CALLS} {where} ORDER BY calls.id", run=run)]
+
+    def nearest(self, request: Request) -> Request | None:
+        """The stored request most like `request`; None if nothing is stored."""
+        order = "ORDER BY teacher = :teacher AND path = :path DESC, path = :path DESC, max(id) DESC"
+        rows = self._rows(
+            f"SELECT request FROM calls GROUP BY key {order} LIMIT {nearest.CANDIDATES}",
+            teacher=request["teacher"],
+            path=request["path"],
+        )
+        return nearest.most_similar(request, [json.loads(row[0]) for row in rows])
+
+    def attempt(self, key: str, run: str | None, attempt: Attempt) -> None:
+        """Adds one try of a call."""
+        with self._writing() as database:
+            _insert(database, "attempts", {"key": key, "run": run, "created_at": _now()} | asdict(attempt))
+
+    def verify(self) -> list[str]:
+        """Problems of the file and of every stored call, a sentence each; empty if there are none."""
+        damage = [row[0] for row in self._rows("PRAGMA quick_check") if row[0] != "ok"]
+        return damage + [problem for row in self.calls() for problem in audit.problems(row)]
+
+    # Runs
+
+    def start_run(self, config: Mapping[str, Any], *, run: str | None = None, note: str | None = None) -> str:
+        """Adds a run, or opens a finished one again; returns its id."""
+        run = run or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        with self._writing() as database:
+            _know(database, run)
+            database.conn.execute(
+                "UPDATE runs SET config = ?, note = ?, finished_at = NULL WHERE id = ?",
+                [to_json(dict(config)), note, run],
+            )
+        return run
+
+    def finish_run(self, run: str) -> None:
+        with self._writing() as database:
+            database.conn.execute("UPDATE runs SET finished_at = ? WHERE id = ?", [_now(), run])
+
+    def runs(self) -> list[RunRow]:
+        """Oldest first."""
+        rows = self._rows(
+            """SELECT id, started_at, config, finished_at, note, (SELECT count(*) FROM run_calls WHERE run = runs.id)
+            FROM runs ORDER BY started_at, rowid"""
+        )
+        names = ("id", "started_at", "config", "finished_at", "note", "calls")
+        return [RunRow(**(dict(zip(names, row, strict=True)) | {"config": json.loads(row[2])})) for row in rows]
+
+    def newest_run(self) -> str | None:
+        runs = self.runs()
+        return runs[-1].id if runs else None
+
+    def spend(self, run: str) -> list[SpendRow]:
+        """By purpose."""
+        names = ("purpose", "calls", "cached", "input_tokens", "output_tokens", "usd", "recorded_usd", "unpriced")
+        rows = self._rows(f"SELECT {', '.join(names)} FROM v_spend WHERE run = :run ORDER BY purpose", run=run)
+        return [SpendRow(**dict(zip(names, row, strict=True))) for row in rows]
+
+    # Plans and rollouts
+
+    def plan(self, run: str, step: int, name: str) -> dict[str, Any] | None:
+        """What `run` decided under this name at this step."""
+        where = "WHERE run = :run AND step = :step AND name = :name"
+        rows = self._rows(f"SELECT plan FROM plans {where}", run=run, step=step, name=name)
+        return json.loads(rows[0][0]) if rows else None
+
+    def commit_plan(self, run: str, step: int, name: str, plan: Mapping[str, Any]) -> None:
+        """Writes a decision, once and for all: a second one under the same name is a StoreError."""
+        with self._writing() as database:
+            _know(database, run)
+            _insert(database, "plans", {"run": run, "step": step, "name": name, "plan": to_json(dict(plan))})
+
+    def put_rollouts(self, run: str, step: int, rollouts: Sequence[Rollout]) -> None:
+        """Writes all rollouts of a step, or none."""
+        rows = [
+            {
+                "run": run,
+                "step": step,
+                "prompt_id": rollout.prompt.id,
+                "sample": rollout.sample,
+                "completion": rollout.completion,
+                "token_ids": json.dumps(rollout.token_ids),
+                "logprobs": json.dumps(rollout.logprobs),
+                "policy_version": rollout.policy_version,
+                "stop_reason": rollout.stop_reason,
+            }
+            for rollout in rollouts
+        ]
+        with self._writing() as database:
+            _know(database, run)
+            for row in rows:
+                _insert(database, "rollouts", row)
+
+    def rollouts(self, run: str, step: int) -> list[RolloutRow]:
+        """In the order of writing; empty if the step has none."""
+        names = ("prompt_id", "sample", "completion", "token_ids", "logprobs", "policy_version", "stop_reason")
+        rows = self._rows(
+            f"SELECT {', '.join(names)} FROM rollouts WHERE run = :run AND step = :step ORDER BY rowid",
+            run=run,
+            step=step,
+        )
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        for row in found:
+            row["token_ids"], row["logprobs"] = tuple(json.loads(row["token_ids"])), tuple(json.loads(row["logprobs"]))
+        return [RolloutRow(**row) for row in found]
+
+    # Facts
+
+    def put_fact(self, name: str, value: str) -> None:
+        """Keeps something worth knowing about the recording, such as the licence of its teacher."""
+        with self._writing() as database:
+            database.conn.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", [name, value])
+
+    def facts(self) -> dict[str, str]:
+        return dict(self._rows("SELECT name, value FROM facts ORDER BY name"))
+
+    def _call(self, where: str, **values: Any) -> CallRow | None:
+        rows = self._rows(f"{_CALLS} {where} LIMIT 1", **values)
+        return _call_row(rows[0]) if rows else None
+
+    def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
+        with self._lock, in_words(self.path):
+            return self._database.conn.execute(query, values).fetchall()
+
+    @contextmanager
+    def _writing(self) -> Generator[Database]:
+        with self._lock, in_words(self.path), writing(self._database) as database:
+            yield database
+
+
+def _insert(database: Database, table: str, row: Mapping[str, Any]) -> None:
+    names = ", ".join(row)
+    database.conn.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join(':' + name for name in row)})", row)
+
+
+def _use(database: Database, run: str | None, call_id: int, *, cached: bool) -> None:
+    if run is not None:
+        _know(database, run)
+        _insert(database, "run_calls", {"run": run, "call_id": call_id, "cached": int(cached)})
+
+
+def _know(database: Database, run: str) -> None:
+    """A run is known from the first thing it does."""
+    database.conn.execute("INSERT OR IGNORE INTO runs (id, started_at, config) VALUES (?, ?, '{}')", [run, _now()])
+
+
+def _call_row(row: Sequence[Any]) -> CallRow:
+    return CallRow(**dict(zip(CALL_COLUMNS, row, strict=True)))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,229 @@
+"""JSONL in and out: prompts as users have them, answers in the column names that `trl` and `datasets` read."""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from bbdistill.errors import ConfigError
+from bbdistill.types import Correction, Demonstration, Message, Preference, Prompt, Rollout
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+OWN_KEYS = ("id", "prompt", "messages", "reference", "completion")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """The lines of a file. `demonstrations` holds, by prompt id, the completions that came with them."""
+
+    prompts: tuple[Prompt, ...]
+    demonstrations: Mapping[str, Demonstration]
+    skipped: int
+
+
+class _BadLine(ValueError):
+    """What was found and expected; the caller knows file and line."""
+
+
+def load_prompts(path: Path, *, skip_bad: bool = False) -> Dataset:
+    """Reads prompts. A bad line is a ConfigError with file and line, or with `skip_bad` is left out and counted."""
+    prompts: dict[str, Prompt] = {}
+    demonstrations: dict[str, Demonstration] = {}
+    first_seen: dict[str, int] = {}
+    skipped = 0
+    # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt, completion = _read(line)
+            if prompt.id in prompts:
+                raise _BadLine(f"has the id `{prompt.id}` of line {first_seen[prompt.id]}; ids must differ")
+        except _BadLine as fault:
+            if not skip_bad:
+                raise ConfigError(f"`{path}` line {number} {fault} (or leave such lines out with --skip-bad)") from None
+            skipped += 1
+            continue
+        prompts[prompt.id], first_seen[prompt.id] = prompt, number
+        if completion is not None:
+            demonstrations[prompt.id] = Demonstration(prompt=prompt, completion=completion, source="data")
+    if not prompts:
+        raise ConfigError(f"`{path}` has no usable line; expected one JSON object a line, with `prompt` or `messages`")
+    return Dataset(prompts=tuple(prompts.values()), demonstrations=demonstrations, skipped=skipped)
+
+
+def split(prompts: Sequence[Prompt], *, validation: int, seed: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """(train, validation). Which prompts are held out depends on their ids and the seed, not on their order."""
+    ids = sorted(prompt.id for prompt in prompts)
+    held = set(random.Random(f"split:{seed}").sample(ids, min(validation, len(ids))))
+    return tuple(p for p in prompts if p.id not in held), tuple(p for p in prompts if p.id in held)
+
+
+def write_demonstrations(path: Path, rows: Iterable[Demonstration]) -> None:
+    """id, prompt, completion, source."""
+    _write(path, ({**_prompt(d.prompt), "completion": _said(d.completion), "source": d.source} for d in rows))
+
+
+def write_preferences(path: Path, rows: Iterable[Preference]) -> None:
+    """id, prompt, chosen, rejected, strength, source."""
+    _write(
+        path,
+        (
+            {
+                **_prompt(p.prompt),
+                "chosen": _said(p.chosen),
+                "rejected": _said(p.rejected),
+                "strength": p.strength,
+                "source": p.source,
+            }
+            for p in rows
+        ),
+    )
+
+
+def write_corrections(path: Path, rows: Iterable[Correction]) -> None:
+    """id, prompt, completion (corrected), original, reason, accepted_by."""
+    _write(
+        path,
+        (
+            {
+                **_prompt(c.rollout.prompt),
+                "completion": _said(c.text),
+                "original": c.rollout.completion,
+                "reason": c.reason,
+                "accepted_by": c.accepted_by,
+            }
+            for c in rows
+        ),
+    )
+
+
+def write_rollouts(path: Path, rows: Iterable[Rollout]) -> None:
+    """id, prompt, completion, sample, policy_version, stop_reason."""
+    _write(
+        path,
+        (
+            {
+                **_prompt(r.prompt),
+                "completion": _said(r.completion),
+                "sample": r.sample,
+                "policy_version": r.policy_version,
+                "stop_reason": r.stop_reason,
+            }
+            for r in rows
+        ),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"no file at `{path}`; expected prompts as JSONL, one JSON object a line") from None
+    except IsADirectoryError:
+        raise ConfigError(f"`{path}` is a directory; expected a JSONL file") from None
+    except UnicodeDecodeError as fault:
+        raise ConfigError(f"`{path}` is not UTF-8 at byte {fault.start}; convert it, for example with iconv") from None
+    if text.lstrip().startswith("["):
+        raise ConfigError(f"`{path}` is a JSON array; expected JSONL: convert it to one JSON object a line")
+    return text
+
+
+def _read(line: str) -> tuple[Prompt, str | None]:
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as fault:
+        raise _BadLine(f"is not valid JSON: {fault}; expected one JSON object") from None
+    if not isinstance(row, dict):
+        raise _BadLine(f"is a JSON {type(row).__name__}; expected an object with `prompt` or `messages`")
+    fields = cast(dict[str, Any], row)
+    messages, last = _conversation(fields)
+    completion = _completion(fields.get("completion"))
+    if completion is not None and last is not None:
+        raise _BadLine("has a `completion` and `messages` that end with an assistant turn; keep one of them")
+    prompt = Prompt(
+        id=_id(fields.get("id"), messages),
+        messages=tuple(messages),
+        reference=fields.get("reference"),
+        meta={key: value for key, value in fields.items() if key not in OWN_KEYS},
+    )
+    return prompt, completion if completion is not None else last
+
+
+def _conversation(fields: dict[str, Any]) -> tuple[list[Message], str | None]:
+    """The messages, and the text of a final assistant turn, which is then not among them."""
+    if "prompt" in fields and "messages" in fields:
+        raise _BadLine("has both `prompt` and `messages`; keep one of them")
+    given: Any = fields.get("prompt", fields.get("messages"))
+    if given is None:
+        raise _BadLine(f"has neither `prompt` nor `messages`; got the keys {sorted(fields)}")
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list) or not given:
+        raise _BadLine(f"has {_kind(given)} as its prompt; expected text or a list of messages")
+    messages = [_message(message) for message in cast(list[Any], given)]
+    last: str | None = None
+    if messages[-1]["role"] == "assistant":
+        last = _completion([messages.pop()])
+    if not messages or messages[-1]["role"] not in ("user", "tool"):
+        raise _BadLine("has a conversation that does not end in a user turn")
+    if not any(str(message.get("content") or "").strip() for message in messages):
+        raise _BadLine("has an empty prompt")
+    return messages, last
+
+
+def _message(message: Any) -> Message:
+    if not isinstance(message, dict):
+        raise _BadLine(f"has {_kind(message)} among its messages; expected objects with `role` and `content`")
+    fields = cast(dict[str, Any], message)
+    if fields.get("role") not in ROLES:
+        raise _BadLine(f"has a message with role {json.dumps(fields.get('role'))}; expected one of {', '.join(ROLES)}")
+    content = fields.get("content")
+    if not isinstance(content, str | list) and not (content is None and fields.get("tool_calls")):
+        raise _BadLine(f"has a message whose content is {_kind(content)}; expected text")
+    return fields
+
+
+def _completion(given: Any) -> str | None:
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, list) and len(cast(list[Any], given)) == 1:
+        message = _message(given[0])
+        if message["role"] == "assistant" and isinstance(message["content"], str):
+            return message["content"]
+    raise _BadLine("has a `completion` that is neither text nor a list of one assistant message with text")
+
+
+def _id(given: Any, messages: Sequence[Message]) -> str:
+    if given is None:
+        canonical = json.dumps(list(messages), sort_keys=True, ensure_ascii=False)
+        return f"p-{hashlib.sha256(canonical.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+    if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+        raise _BadLine(f"has {_kind(given)} as its id; expected text or a whole number")
+    return str(given)
+
+
+def _kind(value: Any) -> str:
+    return {"NoneType": "null", "dict": "an object", "list": "an empty list" if value == [] else "a list"}.get(
+        type(value).__name__, json.dumps(value)[:60]
+    )
+
+
+def _prompt(prompt: Prompt) -> dict[str, Any]:
+    return {"id": prompt.id, "prompt": list(prompt.messages)}
+
+
+def _said(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(beside, path)

@@ -1,0 +1,100 @@
+"""Several LoRA adapters on one frozen base, used one at a time. The reference model is "no adapter"."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from bbdistill.student.model import Base
+
+NAMES = ("policy", "discriminator")
+
+
+class Adapters:
+    """The adapters `NAMES` on every linear layer but the output head; float32, and no change to the base at first (B = 0).
+
+    All forwards run inside `with adapters.use(...)`. A graph must be back-propagated before its block ends: switching
+    adapters flips `requires_grad` under it, and its gradient would be lost without a word. Hence blocks never nest.
+    """
+
+    def __init__(self, base: Base, *, rank: int, alpha: int, seed: int) -> None:
+        """The same `seed` gives the same adapters, whatever was drawn before; the global generator is left as it was."""
+        self._model = _inject(base, rank, alpha, seed)
+        self._parameters = {name: _of(self._model, name) for name in NAMES}
+        everything = [id(parameter) for name in NAMES for parameter in self._parameters[name]]
+        assert len(everything) == len(set(everything)), "adapters share parameters"
+        self._in_use = False
+        self._freeze()
+
+    @contextmanager
+    def use(self, name: str | None, *, train: bool = False) -> Iterator[None]:
+        """Runs the base with adapter `name`, or as the reference (None); a graph is recorded only with `train`."""
+        assert not self._in_use, f"an adapter is in use already; finish its block before using {name!r}"
+        assert name is not None or not train, "the reference has nothing to train"
+        self._in_use = True
+        try:
+            if name is None:
+                with self._model.disable_adapter(), torch.no_grad():
+                    yield
+            else:
+                self._model.set_adapter(name)
+                for parameter in self._parameters[name]:
+                    parameter.requires_grad_(train)
+                with torch.set_grad_enabled(train):
+                    yield
+        finally:
+            self._freeze()
+            self._in_use = False
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """The trainable tensors of one adapter; no tensor is in two lists."""
+        return self._parameters[name]
+
+    def config(self, name: str) -> LoraConfig:
+        config = self._model.peft_config[name]
+        assert isinstance(config, LoraConfig), f"{type(config)=}"
+        return config
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """A copy of one adapter on the CPU, under the names that PEFT gives to an adapter file."""
+        state = get_peft_model_state_dict(self._model, adapter_name=name, save_embedding_layers=False)
+        return {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
+
+    def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """The reverse of `state`."""
+        own = self.state(name)
+        assert own.keys() == state.keys(), f"{len(own)=} {len(state)=}"
+        set_peft_model_state_dict(self._model, dict(state), adapter_name=name)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        # PEFT makes whatever it activates trainable, so this follows each of its calls.
+        for parameters in self._parameters.values():
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+
+
+def _inject(base: Base, rank: int, alpha: int, seed: int) -> PeftModel:
+    def lora(targets: str | list[str]) -> LoraConfig:
+        return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+
+    with torch.random.fork_rng(devices=[]):  # PEFT draws on the CPU, whatever the device
+        torch.manual_seed(seed)
+        model = get_peft_model(base.model, lora("all-linear"), adapter_name=NAMES[0])
+        # "all-linear" would now find PEFT's own layers; the first adapter has resolved it to the model's.
+        targets = sorted(model.peft_config[NAMES[0]].target_modules)
+        for name in NAMES[1:]:
+            model.add_adapter(name, lora(targets))
+    assert isinstance(model, PeftModel), f"{type(model)=}"
+    return model.eval()
+
+
+def _of(model: nn.Module, name: str) -> list[nn.Parameter]:
+    pattern = re.compile(rf"\.lora_[AB]\.{name}\.weight$")
+    found = [parameter for path, parameter in model.named_parameters() if pattern.search(path)]
+    assert found, f"no parameters of adapter {name!r}"
+    assert all(parameter.dtype == torch.float32 for parameter in found), "adapters must be float32"
+    return found

@@ -1,0 +1,151 @@
+"""Token rows to tensors and back: which rows share a forward, what of them is computed once, and completion log-probs.
+
+Rows are padded on the right and carry no attention mask: under causal attention no real token can see what comes after it.
+Tokens that all rows of a batch begin with are computed once, and their keys and values serve every row, with their gradient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from bbdistill.losses.common import token_logprobs
+
+TOKENS_PER_BATCH = 4096
+"""Padded tokens in one forward; more saves nothing, and the logits of a batch are the largest tensor there is."""
+FORWARD_COST = 256
+"""What a forward costs beside its tokens, in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sequence: the tokens given and the tokens said."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What of some rows goes through the model. T counts positions from the first one that predicts a completion token."""
+
+    prefix: Tensor
+    """(1, P) ids common to all rows; P may be 0. The last prompt token is never part of it: it predicts a completion."""
+    inputs: Tensor
+    """(B, N) ids after the prefix, without each row's last."""
+    targets: Tensor
+    """(B, T) the ids that the last T inputs should predict."""
+    mask: Tensor
+    """(B, T) 1.0 where the target is a completion token."""
+
+    def place(self, values: Sequence[Sequence[float]]) -> Tensor:
+        """(B, T) one value per completion token, 0 elsewhere."""
+        placed = torch.zeros_like(self.mask)
+        placed[self.mask > 0] = torch.tensor([v for row in values for v in row], device=placed.device)
+        return placed
+
+
+def collate(model: PreTrainedModel, rows: Sequence[Row]) -> Batch:
+    """Tensors on the model's device for rows that share a forward."""
+    shared = _shared(rows) if _can_share(model) else 0
+    first = min(len(row.prompt) for row in rows) - shared - 1  # input that predicts the earliest completion token
+    mask = [[0.0] * (len(row.prompt) - shared - 1 - first) + [1.0] * len(row.completion) for row in rows]
+    device = model.device
+    return Batch(
+        prefix=torch.tensor([rows[0].prompt[:shared]], dtype=torch.long, device=device),
+        inputs=_padded([row.ids[shared:-1] for row in rows], torch.long).to(device),
+        targets=_padded([row.ids[shared + 1 + first :] for row in rows], torch.long).to(device),
+        mask=_padded(mask, torch.float32).to(device),
+    )
+
+
+def completion_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """(B, T) log-probs in nats of `batch.targets`; what stands where `batch.mask` is 0 means nothing."""
+    after = _after_prefix(model, batch.prefix, len(batch.inputs))
+    keep = batch.targets.shape[1]
+    output = model(input_ids=batch.inputs, past_key_values=after, use_cache=after is not None, logits_to_keep=keep)
+    return token_logprobs(output.logits, batch.targets)
+
+
+def last_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
+    """(B, H) final hidden state of each row's last token."""
+    shared = _shared(rows) if _can_share(model) else 0
+    rests = [row.ids[shared:] for row in rows]
+    prefix = torch.tensor([rows[0].prompt[:shared]], dtype=torch.long, device=model.device)
+    inputs = _padded(rests, torch.long).to(model.device)
+    after = _after_prefix(model, prefix, len(rows))
+    output = model.base_model(input_ids=inputs, past_key_values=after, use_cache=after is not None)
+    hidden = output.last_hidden_state  # (B, N, H)
+    return hidden[torch.arange(len(rows)), torch.tensor([len(rest) - 1 for rest in rests])]
+
+
+def micro_batches(groups: Sequence[Sequence[Row]], budget: int = TOKENS_PER_BATCH) -> list[list[int]]:
+    """Which groups of rows share a forward: indices into `groups`, each once. Rows of one group stay together.
+
+    Rows of one prompt are neighbours, and prompts are in order of their longest row. Neighbours are put together where that
+    costs no more than two forwards would, and fits the `budget`; a group beyond the budget gets a batch of its own.
+    """
+    longest: dict[tuple[int, ...], int] = {}
+    for group in groups:
+        longest[group[0].prompt] = max(longest.get(group[0].prompt, 0), _longest(group))
+    order = sorted(
+        range(len(groups)), key=lambda i: (longest[groups[i][0].prompt], groups[i][0].prompt, _longest(groups[i]))
+    )
+    batches: list[list[int]] = []
+    rows: list[Row] = []
+    for index in order:
+        group = list(groups[index])
+        together = _tokens([*rows, *group])
+        if rows and together <= budget and together <= _tokens(rows) + _tokens(group) + FORWARD_COST:
+            batches[-1].append(index)
+            rows += group
+        else:
+            batches.append([index])
+            rows = group
+    return batches
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    """Padded tokens of one forward over `rows`."""
+    shared = _shared(rows)
+    return shared + len(rows) * (_longest(rows) - shared)
+
+
+def _longest(rows: Sequence[Row]) -> int:
+    return max(len(row.prompt) + len(row.completion) for row in rows)
+
+
+def _shared(rows: Sequence[Row]) -> int:
+    """Leading prompt tokens to compute once for all rows; 0 where a second forward would cost more than it saves."""
+    low, high = min(row.prompt for row in rows), max(row.prompt for row in rows)  # all others lie between
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
+    shared = min(alike, len(low) - 1, min(len(row.prompt) for row in rows) - 1)
+    return shared if (len(rows) - 1) * shared > FORWARD_COST else 0
+
+
+def _can_share(model: PreTrainedModel) -> bool:
+    """Only where every layer keeps all keys and values; sliding windows and recurrent states are not for sharing."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
+def _after_prefix(model: PreTrainedModel, prefix: Tensor, rows: int) -> DynamicCache | None:
+    if prefix.shape[1] == 0:
+        return None
+    cache = DynamicCache(config=model.config)
+    model.base_model(input_ids=prefix, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def _padded(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """(B, longest) with zeros on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)

@@ -1,0 +1,78 @@
+"""The only place that knows chat templates: messages and texts to token ids, and back."""
+
+from collections.abc import Iterable, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from bbdistill.errors import ConfigError
+from bbdistill.types import Message
+
+PROBE = ({"role": "user", "content": "a"},)
+
+
+class Chat:
+    """A tokenizer with its chat template.
+
+    A completion is what the template puts after the generation prompt, up to and with one end-of-turn token; so what the
+    student is trained on is what it is asked to generate. ConfigError at once where the template does not allow that.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn: Iterable[int] = ()) -> None:
+        """`end_of_turn` are the ids that the model's generation config adds to the tokenizer's own."""
+        self.tokenizer = tokenizer
+        self._name = tokenizer.name_or_path
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"the tokenizer of `{self._name}` has no chat template; use the instruct version of the model, "
+                "or put a `chat_template.jinja` into a local copy of it"
+            )
+        own = tokenizer.eos_token_id
+        self.eos_ids: frozenset[int] = frozenset((*end_of_turn, *([] if own is None else [int(own)])))
+        padding = tokenizer.pad_token_id
+        self.pad_id: int = int(padding) if padding is not None else min(self.eos_ids, default=0)
+        self._eos_texts = {tokenizer.convert_ids_to_tokens(id): id for id in self.eos_ids}
+        self.completion_ids(PROBE, "b")
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation and the generation prompt: what stands before the first completion token."""
+        return self._encode(self._render(messages, generation=True), special=True)
+
+    def completion_ids(self, messages: Sequence[Message], text: str) -> list[int]:
+        """What the student would have to generate to say `text`: its tokens, then exactly one end-of-turn token."""
+        prompt = self._render(messages, generation=True)
+        whole = self._render((*messages, {"role": "assistant", "content": text}), generation=False)
+        if not whole.startswith(prompt):
+            raise ConfigError(
+                f"the chat template of `{self._name}` does not put an answer right after its generation prompt: expected "
+                f"it to begin with {prompt[-40:]!r}, got {whole[: len(prompt)][-40:]!r}; mend its `chat_template.jinja`"
+            )
+        said = whole[len(prompt) :]
+        end, eos = max(((said.rfind(text), text) for text in self._eos_texts), default=(-1, ""))
+        if end < 0:
+            raise ConfigError(
+                f"the chat template of `{self._name}` does not end an answer with an end-of-turn token: got "
+                f"{said[-40:]!r}, expected one of {sorted(self._eos_texts)}; mend its template or its `eos_token`"
+            )
+        # Special tokens inside the text are spelt out: a quoted "<|im_end|>" must not end the turn.
+        return [*self._encode(said[:end], special=False), self._eos_texts[eos]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a completion: without its final end-of-turn token, and otherwise untouched."""
+        kept = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
+        text = self.tokenizer.decode(list(kept), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str), f"{type(text)=}"
+        return text
+
+    def _render(self, messages: Sequence[Message], *, generation: bool) -> str:
+        # Templates of reasoning models open a thinking block unless told not to; the others ignore the word.
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=generation,
+            enable_thinking=False,
+        )
+        assert isinstance(text, str), f"{type(text)=}"
+        return text
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"]

@@ -1,0 +1,49 @@
+"""`json_schema`: the answer must be one JSON value that fits a JSON schema."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from jsonschema.validators import validator_for  # pyright: ignore[reportUnknownVariableType]
+
+from bbdistill.errors import ConfigError
+from bbdistill.types import Abstain, Prompt, Span, Verdict
+from bbdistill.verify.strict_json import NotJson, parse
+
+SHOWN = 5
+"""Violations named in the feedback; the first ones usually cause the rest."""
+
+
+class JsonSchema:
+    """Score 1 if the answer fits the schema, else 0. ConfigError if the schema itself is not one."""
+
+    def __init__(self, schema: Any, *, name: str = "schema") -> None:
+        kind: Any = validator_for(schema, default=Draft202012Validator)
+        try:
+            kind.check_schema(schema)
+        except SchemaError as fault:
+            raise ConfigError(f"`{name}` is not a JSON schema: {fault.message}") from None
+        self._validator: jsonschema.Validator = kind(schema)
+
+    @classmethod
+    def read(cls, path: Path) -> "JsonSchema":
+        try:
+            schema = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as fault:
+            raise ConfigError(f"the JSON schema `{path}` cannot be read: {fault}") from None
+        return cls(schema, name=str(path))
+
+    def __call__(self, prompt: Prompt, answer: str, /) -> Verdict | Abstain:
+        try:
+            value = parse(answer)
+            violations = sorted(self._validator.iter_errors(value), key=lambda error: error.json_path)
+        except NotJson as fault:
+            return Verdict(score=0.0, passed=False, feedback=str(fault), spans=(Span(where="$", why=str(fault)),))
+        except RecursionError:
+            return Verdict(score=0.0, passed=False, feedback="The answer is nested too deeply to be checked.")
+        spans = tuple(Span(where=error.json_path, why=error.message[:300]) for error in violations[:SHOWN])
+        feedback = "\n".join(f"`{span.where}`: {span.why}" for span in spans)
+        return Verdict(score=0.0 if violations else 1.0, passed=not violations, feedback=feedback, spans=spans)

@@ -1,0 +1,148 @@
+"""A teacher that follows rules instead of a model, behind a real HTTP server on loopback, and counts what it is asked.
+
+Its task: the user names a number ("number 17"); the answer is {"number": 17}. It prefers the right answer and repairs any.
+"""
+
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+class RuleTeacher:
+    """`asked` counts the answered requests by their body; `base_url` is where they go."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.keys: set[str] = set()
+        self.delay_s = 0.0
+        lock = threading.Lock()
+        teacher = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                text = self.rfile.read(int(self.headers["content-length"])).decode()
+                teacher.keys.add(self.headers.get("authorization", ""))
+                if teacher.delay_s:
+                    threading.Event().wait(teacher.delay_s)
+                body = json.dumps(completion(answer(json.loads(text)["messages"]))).encode()
+                with lock:
+                    teacher.asked[text] += 1
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def start(self) -> None:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def rule_teacher() -> Iterator[RuleTeacher]:
+    teacher = RuleTeacher()
+    teacher.start()
+    try:
+        yield teacher
+    finally:
+        teacher.stop()
+
+
+def answer(messages: list[dict[str, str]]) -> str:
+    """What the teacher says: a demonstration, a verdict or a correction, told apart by what it is asked."""
+    system, asked = messages[0]["content"], messages[-1]["content"]
+    number = re.findall(r"number (\d+)", asked)[0]
+    right = json.dumps({"number": int(number)})
+    if "which of two answers" in system:
+        first = re.search(r"<answer_A>\n(.*?)\n</answer_A>", asked, re.DOTALL)
+        shown = first[1] if first else asked.split("\nA: ")[1].splitlines()[0]
+        # Nearest to right: the answer with the number in it, else the shorter one; both orders agree.
+        second = re.search(r"<answer_B>\n(.*?)\n</answer_B>", asked, re.DOTALL)
+        other = second[1] if second else asked.split("\nB: ")[1].splitlines()[0]
+        better = min((shown, other), key=lambda text: (number not in text, len(text), text))
+        return json.dumps({"reason": "rule", "winner": "A" if better == shown else "B"})
+    if "You correct an answer" in system:
+        return json.dumps({"reason": "rule", "corrected": right})
+    return right
+
+
+def completion(text: str) -> dict[str, Any]:
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "rules",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    }
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"number": {"type": "integer"}},
+    "required": ["number"],
+    "additionalProperties": False,
+}
+
+
+def write_task(folder: Path, teacher: RuleTeacher, student: Path, *, prompts: int = 24, **train: Any) -> Path:
+    """A whole task in `folder`: prompts (every second with a reference), test prompts, schema, config."""
+
+    def line(number: int, labelled: bool) -> str:
+        messages = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": f"number {number}"}]
+        return json.dumps({"messages": messages, **({"reference": {"number": number}} if labelled else {})})
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.jsonl").write_text("\n".join(line(i, i % 2 == 0) for i in range(prompts)) + "\n")
+    (folder / "test.jsonl").write_text("\n".join(line(i, True) for i in range(100, 106)) + "\n")
+    (folder / "number.schema.json").write_text(json.dumps(SCHEMA))
+    settings = {"steps": 2, "prompts_per_step": 2, "group_size": 2, "warmup_max": 2, "validate_every": 2} | train
+    config = folder / "task.toml"
+    config.write_text(
+        f"""
+recipe = "gad"
+[student]
+model = "{student}"
+device = "cpu"
+dtype = "float32"
+max_new_tokens = 8
+lora_rank = 4
+[teacher]
+model = "openai:rules"
+base_url = "{teacher.base_url}"
+id = "rules"
+[task]
+prompts = "train.jsonl"
+test = "test.jsonl"
+validation_size = 2
+verifier = ["json_schema:number.schema.json", "fields"]
+[train]
+"""
+        + "\n".join(f"{name} = {value}" for name, value in settings.items())
+        + """
+[discriminator]
+warmup_steps = 1
+[feedback]
+preferences = 2
+corrections = 2
+"""
+    )
+    return config

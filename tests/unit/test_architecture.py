@@ -1,0 +1,111 @@
+"""Who may import whom, read from the source; and what an import must not load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bbdistill
+
+PACKAGE = Path(bbdistill.__file__).parent
+
+BOTTOM = {"types", "config", "errors", "templates", "data", "rundir", "metrics"}
+NO_TORCH_MIDDLE = {"task", "plan", "rewards", "objectives", "evaluate", "report", "recording"}
+CORE = {"setup", "state", "finish", "train"}
+API_VERBS = {"collect", "doctor", "dryrun", "starter"}
+
+ALLOWED: dict[str, set[str]] = {
+    **{room: BOTTOM for room in BOTTOM},
+    "client": {"types", "errors"},
+    "losses": set(),
+    "teacher": BOTTOM | {"client"},
+    "verify": BOTTOM | {"teacher"},
+    "student": BOTTOM | {"losses", "objectives"},
+    "task": BOTTOM | {"verify"},
+    "plan": BOTTOM | {"client"},
+    "recording": BOTTOM | {"client"},
+    "report": BOTTOM,
+    "rewards": {"types"},
+    "objectives": BOTTOM | {"rewards"},
+    "evaluate": BOTTOM | {"task", "verify"},
+    "setup": BOTTOM | {"client", "teacher", "student", "task", "plan", "objectives"},
+    "state": BOTTOM | {"setup", "student", "teacher", "objectives"},
+    "train": BOTTOM | {"setup", "state", "teacher", "task", "plan", "objectives", "rewards", "evaluate"},
+    "finish": BOTTOM | {"setup", "state", "student", "teacher", "task", "evaluate", "report", "runner"},
+    "runner": BOTTOM | {"setup", "train", "finish", "student"},
+    "starter": BOTTOM,
+    "collect": BOTTOM | {"task", "teacher"},
+    "dryrun": BOTTOM | {"task", "objectives", "client", "student"},
+    "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
+    "demo": BOTTOM | {"runner"},
+    "console": {"metrics"},
+    "cli": {"errors", "config", "console", "report", "recording", "runner", "demo", *API_VERBS},
+}
+TORCH_ROOMS = {"student", "losses", *CORE}
+TORCH = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf", "tokenizers"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(module), names=names):
+                # `from bbdistill import data` names a room in its list, not in its module.
+                found |= {f"{module}.{alias.name}" for alias in names} if module == "bbdistill" else {module}
+            case _:
+                pass
+    return found
+
+
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if room_of(path) not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{path} is a room of its own; give it a place in the table"
+    rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("bbdistill.")}
+    assert rooms <= ALLOWED[room] | {room}, f"{path} imports {sorted(rooms - ALLOWED[room] - {room})}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_torch_stays_on_its_side(path: Path):
+    if room_of(path) in TORCH_ROOMS:
+        return
+    assert not {name.split(".")[0] for name in imports_of(path)} & TORCH
+
+
+def test_losses_know_nothing_of_ours():
+    for path in (PACKAGE / "losses").glob("*.py"):
+        ours = {name for name in imports_of(path) if name.startswith("bbdistill")}
+        assert all(name.startswith("bbdistill.losses") for name in ours)
+
+
+def test_the_public_names_are_all_there():
+    assert len(bbdistill.__all__) == 24
+    assert sorted(bbdistill.__all__) == bbdistill.__all__
+    for name in bbdistill.__all__:
+        assert getattr(bbdistill, name).__name__ == name
+
+
+def test_the_import_loads_no_torch_and_no_sdk():
+    code = "import bbdistill, sys; print([m for m in ('torch', 'transformers', 'openai', 'anthropic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_api_side_loads_no_torch():
+    code = (
+        "import sys, bbdistill, bbdistill.cli, bbdistill.collect, bbdistill.doctor, bbdistill.dryrun, bbdistill.recording;"
+        "bbdistill.Teacher; bbdistill.run; bbdistill.http_client; print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
