@@ -18,13 +18,13 @@ CATEGORIES = ("refund", "delivery", "defect", "question", "cancellation")
 URGENCIES = ("low", "normal", "high")
 
 SYSTEM = """\
-Read the e-mail to our shop and reply with one JSON object only, with these keys:
-"customer": name exactly as signed at the end, or null if unsigned
-"order": number of the order it is about, as written, without #, or null
-"product": name of the product it is about, as written, without article
-"category": "refund" (wants money back), "delivery" (parcel late, lost or misplaced), "defect" (product faulty), \
-"question" (wants information only) or "cancellation" (wants to stop an order)
-"urgency": "high" if a deadline, "urgent" or danger is mentioned, "low" if told there is no hurry, else "normal\""""
+Read the e-mail to our shop. Reply with one JSON object alone, starting with {. Keys:
+"customer": name as signed at the end, or null
+"order": number of the order it is about, without #, or null
+"product": name of the product it is about, without article
+"category": "refund" (wants money back), "delivery" (parcel late, missing or misplaced), "defect" (product faulty), \
+"question" (only wants information), "cancellation" (wants to stop an order)
+"urgency": "high" if a deadline, urgency or danger is stated, "low" if there is no hurry, else "normal\""""
 
 SCHEMA: Mapping[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -164,12 +164,12 @@ def misspell(rng: random.Random, template: str) -> str:
 
 
 def rows(split: str, seed: int = SEED) -> list[dict[str, Any]]:
-    """The lines of one split; in train a random half carries the reference, in test all do."""
+    """The lines of one split; in train a random half of each category carries the reference, in test all do."""
     rng = random.Random(f"{split}-{seed}")
     writer = Writer(BANKS[split], rng)
     size = SIZES[split]
     categories = rng.sample(CATEGORIES * (size // len(CATEGORIES)), size)
-    labelled = set(range(size)) if split == "test" else set(rng.sample(range(size), size // 2))
+    labelled = set(range(size)) if split == "test" else _half_of_each(categories, rng)
     lines: list[dict[str, Any]] = []
     for number, category in enumerate(categories):
         text, reference = writer.mail(category)
@@ -177,6 +177,11 @@ def rows(split: str, seed: int = SEED) -> list[dict[str, Any]]:
         line: dict[str, Any] = {"id": f"{split}-{number:03d}", "messages": messages}
         lines.append(line | ({"reference": reference} if number in labelled else {}))
     return lines
+
+
+def _half_of_each(categories: Sequence[str], rng: random.Random) -> set[int]:
+    places = {name: [i for i, category in enumerate(categories) if category == name] for name in CATEGORIES}
+    return {i for found in places.values() for i in rng.sample(found, len(found) // 2)}
 
 
 def files(seed: int = SEED) -> dict[str, str]:
@@ -551,8 +556,8 @@ TEST = Bank(
     ),
     products=(
         "Ondari air purifier",
-        "Velt wall clock",
-        "Sumo 7 waffle iron",
+        "Velt floor mirror",
+        "Sumo 7 waffle maker",
         "Krikket keyboard",
         "Palma juicer",
         "Nimbu humidifier",

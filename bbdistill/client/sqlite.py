@@ -44,7 +44,7 @@ def in_words(path: Path) -> Generator[None]:
 def writing(database: Database) -> Generator[Database]:
     """One transaction, all or nothing.
 
-    It takes the write lock at once: one that starts by reading is refused, without waiting, if another has written since.
+    It takes the write lock at once: one that begins by reading is refused, not made to wait, if another wrote since.
     """
     database.conn.execute("BEGIN IMMEDIATE")
     try:

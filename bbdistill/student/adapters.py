@@ -14,14 +14,14 @@ NAMES = ("policy", "discriminator")
 
 
 class Adapters:
-    """The adapters `NAMES` on every linear layer but the output head; float32, and no change to the base at first (B = 0).
+    """The adapters `NAMES` on every linear layer but the output head, in float32; at first they change nothing (B = 0).
 
     All forwards run inside `with adapters.use(...)`. A graph must be back-propagated before its block ends: switching
     adapters flips `requires_grad` under it, and its gradient would be lost without a word. Hence blocks never nest.
     """
 
     def __init__(self, base: Base, *, rank: int, alpha: int, seed: int) -> None:
-        """The same `seed` gives the same adapters, whatever was drawn before; the global generator is left as it was."""
+        """The same `seed` gives the same adapters, whatever was drawn before; the global generator stays as it was."""
         self._model = _inject(base, rank, alpha, seed)
         self._parameters = {name: _of(self._model, name) for name in NAMES}
         everything = [id(parameter) for name in NAMES for parameter in self._parameters[name]]
@@ -54,9 +54,7 @@ class Adapters:
         return self._parameters[name]
 
     def config(self, name: str) -> LoraConfig:
-        config = self._model.peft_config[name]
-        assert isinstance(config, LoraConfig), f"{type(config)=}"
-        return config
+        return _config(self._model, name)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """A copy of one adapter on the CPU, under the names that PEFT gives to an adapter file."""
@@ -85,11 +83,17 @@ def _inject(base: Base, rank: int, alpha: int, seed: int) -> PeftModel:
         torch.manual_seed(seed)
         model = get_peft_model(base.model, lora("all-linear"), adapter_name=NAMES[0])
         # "all-linear" would now find PEFT's own layers; the first adapter has resolved it to the model's.
-        targets = sorted(model.peft_config[NAMES[0]].target_modules)
+        assert isinstance(model, PeftModel), f"{type(model)=}"
+        targets = sorted(_config(model, NAMES[0]).target_modules or ())
         for name in NAMES[1:]:
             model.add_adapter(name, lora(targets))
-    assert isinstance(model, PeftModel), f"{type(model)=}"
     return model.eval()
+
+
+def _config(model: PeftModel, name: str) -> LoraConfig:
+    config = model.peft_config[name]
+    assert isinstance(config, LoraConfig), f"{type(config)=}"
+    return config
 
 
 def _of(model: nn.Module, name: str) -> list[nn.Parameter]:

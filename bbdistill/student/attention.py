@@ -15,8 +15,8 @@ PLAIN_FAMILIES = frozenset(("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3
 def attention_for(device: torch.device, model_type: str) -> str:
     """Name of the attention that `from_pretrained` should use.
 
-    Measured with SmolLM2-135M in bfloat16 and LoRA on one core with AVX512-BF16: a training step on 8 x 200 tokens runs at
-    182 tokens/s grouped, 178 eager, 152 sdpa (whose backward is slow); sampling 32 rows at 118, 77 and 87 tokens/s.
+    Measured with SmolLM2-135M in bfloat16 and LoRA on one core with AVX512-BF16: a training step on 8 x 200 tokens
+    runs at 182 tokens/s grouped, 178 eager, 152 sdpa (whose backward is slow); sampling 32 rows at 118, 77 and 87.
     """
     return GROUPED if device.type == "cpu" and model_type in PLAIN_FAMILIES else "sdpa"
 

@@ -1,7 +1,7 @@
 """Token rows to tensors and back: which rows share a forward, what of them is computed once, and completion log-probs.
 
-Rows are padded on the right and carry no attention mask: under causal attention no real token can see what comes after it.
-Tokens that all rows of a batch begin with are computed once, and their keys and values serve every row, with their gradient.
+Rows are padded on the right and carry no attention mask: under causal attention no real token sees what comes after it.
+Tokens that all rows of a batch begin with are computed once; their keys and values, with gradients, serve every row.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What of some rows goes through the model. T counts positions from the first one that predicts a completion token."""
+    """What of some rows goes through the model. T counts positions from the first that predicts a completion token."""
 
     prefix: Tensor
-    """(1, P) ids common to all rows; P may be 0. The last prompt token is never part of it: it predicts a completion."""
+    """(1, P) ids common to all rows; P may be 0. A last prompt token is never part of it: it predicts a completion."""
     inputs: Tensor
     """(B, N) ids after the prefix, without each row's last."""
     targets: Tensor
@@ -90,8 +90,8 @@ def last_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
 def micro_batches(groups: Sequence[Sequence[Row]], budget: int = TOKENS_PER_BATCH) -> list[list[int]]:
     """Which groups of rows share a forward: indices into `groups`, each once. Rows of one group stay together.
 
-    Rows of one prompt are neighbours, and prompts are in order of their longest row. Neighbours are put together where that
-    costs no more than two forwards would, and fits the `budget`; a group beyond the budget gets a batch of its own.
+    Rows of one prompt are neighbours, and prompts are in order of their longest row. Neighbours are put together where
+    that costs no more than two forwards would, and fits the `budget`; a group beyond the budget is a batch by itself.
     """
     longest: dict[tuple[int, ...], int] = {}
     for group in groups:

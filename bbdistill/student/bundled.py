@@ -17,8 +17,8 @@ NAME = "SmolLM2-135M-Instruct-Q4_1"
 README = f"""# {NAME}
 
 SmolLM2-135M-Instruct as the Python package `{PACKAGE}` ships it: a GGUF file with weights of about four bits (Q4_1),
-written here as bfloat16. It is not the model of the same name on the Hugging Face hub: its weights differ by the rounding
-of that file, and an adapter trained on one does not belong on the other. License: Apache-2.0.
+written here as bfloat16. It is not the model of the same name on the Hugging Face hub: its weights differ by the
+rounding of that file, and an adapter trained on one does not belong on the other. License: Apache-2.0.
 """
 
 

@@ -1,13 +1,13 @@
 """Loads the frozen base model: weights, tokenizer, device, and the hash that says which weights they are."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from bbdistill.errors import ConfigError
@@ -36,36 +36,44 @@ class Base:
 def load_base(model: str, *, device: str = "auto", dtype: str = "auto") -> Base:
     """Loads `model`: a hub id, a local directory, or "bundled".
 
-    `device` "auto" is cuda, else mps, else cpu; `dtype` "auto" is bfloat16 where the device computes in it, else float32.
-    ConfigError where there is no such model, or it has no chat template.
+    `device` "auto" is cuda, else mps, else cpu; `dtype` "auto" is bfloat16 where the device computes in it, else
+    float32. ConfigError where there is no such model, or it has no chat template.
     """
-    place = _device(device)
-    name = str(bundled_student()) if model == BUNDLED else model
-    weights = getattr(torch, dtype) if dtype != "auto" else torch.bfloat16 if _has_bfloat16(place) else torch.float32
-    try:
-        with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            attention = attention_for(place, AutoConfig.from_pretrained(name).model_type)
-            loaded = AutoModelForCausalLM.from_pretrained(name, dtype=weights, attn_implementation=attention)
-    except (OSError, ValueError) as fault:
-        reason = str(fault).splitlines()[0]
-        raise ConfigError(
-            f"cannot load the student `{model}`: {reason}; expected a hub id, a directory or `{BUNDLED}`"
-        ) from fault
+    name, place = _source(model), pick_device(device)
+    with _loading(model):
+        config = AutoConfig.from_pretrained(name)
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, dtype=pick_dtype(dtype, place), attn_implementation=attention_for(place, config.model_type)
+        )
     loaded.requires_grad_(False)
-    loaded.eval().to(place)
+    torch.nn.Module.to(loaded.eval(), place)
     return Base(
         model=loaded,
-        chat=Chat(tokenizer, _end_of_turn(loaded)),
+        chat=load_chat(model),
         device=place,
         name=name,
-        weight_hash=weight_hash(Path(name)) if Path(name).is_dir() else str(loaded.config._commit_hash),
-        context=getattr(loaded.config.get_text_config(), "max_position_embeddings", 2**31),  # some have no limit
+        weight_hash=weight_hash(loaded),
+        context=getattr(config.get_text_config(), "max_position_embeddings", 2**31),  # some have no limit
     )
 
 
-def weight_hash(directory: Path) -> str:
-    """sha256 over the safetensors files of a model directory, in order of name."""
+def load_chat(model: str) -> Chat:
+    """Only the tokenizer of `model`, with its template and what ends a turn."""
+    name = _source(model)
+    with _loading(model):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        try:
+            ends = GenerationConfig.from_pretrained(name).eos_token_id
+        except OSError:  # it has no generation config of its own
+            ends = AutoConfig.from_pretrained(name).eos_token_id
+    return Chat(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def weight_hash(model: PreTrainedModel) -> str:
+    """Of a model as it was loaded: sha256 over its directory's safetensors files by name, or its hub commit."""
+    directory = Path(str(model.name_or_path))
+    if not directory.is_dir():
+        return str(model.config._commit_hash)
     digest = hashlib.sha256()
     found = sorted(directory.glob("*.safetensors"))
     if not found:
@@ -77,25 +85,14 @@ def weight_hash(directory: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Keeps the loader's bars off a terminal that is ours to draw on."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+def describe_device() -> str:
+    """What `auto` means on this machine, in words."""
+    place = pick_device("auto")
+    what = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"torch {torch.__version__} on {place.type} ({what}), {pick_dtype('auto', place)}".replace("torch.", "")
 
 
-def _end_of_turn(model: PreTrainedModel) -> list[int]:
-    config = model.generation_config
-    ids = None if config is None else config.eos_token_id
-    return [] if ids is None else ids if isinstance(ids, list) else [ids]
-
-
-def _device(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -103,13 +100,34 @@ def _device(device: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16, and does not only store it."""
-    match device.type:
-        case "cuda":
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-        case "cpu":
-            abilities = torch.cpu.get_capabilities()
-            return any(abilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
-        case _:
-            return device.type == "mps"
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The named one; "auto" is bfloat16 where the device computes in it, and does not only store it."""
+    if dtype != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
+    if device.type == "cpu":
+        abilities = torch.cpu.get_capabilities()
+        native = any(abilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
+    else:
+        native = device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
+
+
+def _source(model: str) -> str:
+    return str(bundled_student()) if model == BUNDLED else model
+
+
+@contextmanager
+def _loading(model: str) -> Generator[None]:
+    """Says what could not be loaded, and keeps the loader's bars off a terminal that is ours to draw on."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError) as fault:
+        raise ConfigError(
+            f"cannot load the student `{model}`: {str(fault).splitlines()[0]}; "
+            f"expected a hub id, a directory with a model, or `{BUNDLED}`"
+        ) from fault
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -49,13 +49,12 @@ def sample(
 ) -> list[list[Sampled]]:
     """One completion for each generator of each prompt, from the model as it is (its adapter is the caller's business).
 
-    `temperature` 0 is greedy: no generator is used, and every log-prob is 0. A completion stops at the first end-of-turn
-    token, which it keeps, or after `max_new_tokens`.
+    `temperature` 0 is greedy: no generator is used, and every log-prob is 0. A completion stops at the first
+    end-of-turn token, which it keeps, or after `max_new_tokens`.
     """
     rows = [_Row(place=(p, g), draw=draw) for p, draws in enumerate(draws_P_G) for g, draw in enumerate(draws)]
-    rows.sort(
-        key=lambda row: len(prompts[row.place[0]]), reverse=True
-    )  # neighbours need little padding; rows of a prompt stay together
+    # Neighbours then need little padding, and rows of one prompt stay together.
+    rows.sort(key=lambda row: len(prompts[row.place[0]]), reverse=True)
     with torch.inference_mode():
         for batch in _batches(rows, prompts, max_new_tokens):
             _Decoder(base, temperature, top_p, max_new_tokens).run(batch, prompts)
@@ -168,6 +167,6 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> tuple[list[int], lis
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:
     """Keeps the fewest most likely tokens that together have at least `top_p`, and sets the others to 0."""
-    ordered, order = probs.sort(-1, descending=True, stable=True)
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(probs).scatter(1, order, torch.where(before < top_p, ordered, 0.0))

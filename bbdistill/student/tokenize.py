@@ -13,8 +13,8 @@ PROBE = ({"role": "user", "content": "a"},)
 class Chat:
     """A tokenizer with its chat template.
 
-    A completion is what the template puts after the generation prompt, up to and with one end-of-turn token; so what the
-    student is trained on is what it is asked to generate. ConfigError at once where the template does not allow that.
+    A completion is what the template puts after the generation prompt, up to and with one end-of-turn token; so what
+    the student is trained on is what it is asked to generate. ConfigError at once where the template forbids that.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn: Iterable[int] = ()) -> None:
@@ -26,11 +26,10 @@ class Chat:
                 f"the tokenizer of `{self._name}` has no chat template; use the instruct version of the model, "
                 "or put a `chat_template.jinja` into a local copy of it"
             )
-        own = tokenizer.eos_token_id
-        self.eos_ids: frozenset[int] = frozenset((*end_of_turn, *([] if own is None else [int(own)])))
-        padding = tokenizer.pad_token_id
-        self.pad_id: int = int(padding) if padding is not None else min(self.eos_ids, default=0)
-        self._eos_texts = {tokenizer.convert_ids_to_tokens(id): id for id in self.eos_ids}
+        own, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self.eos_ids: frozenset[int] = frozenset([*end_of_turn, *([own] if isinstance(own, int) else [])])
+        self.eos_texts: dict[str, int] = {str(tokenizer.convert_ids_to_tokens(id)): id for id in self.eos_ids}
+        self.pad_id = padding if isinstance(padding, int) else min(self.eos_ids, default=0)
         self.completion_ids(PROBE, "b")
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -43,18 +42,18 @@ class Chat:
         whole = self._render((*messages, {"role": "assistant", "content": text}), generation=False)
         if not whole.startswith(prompt):
             raise ConfigError(
-                f"the chat template of `{self._name}` does not put an answer right after its generation prompt: expected "
-                f"it to begin with {prompt[-40:]!r}, got {whole[: len(prompt)][-40:]!r}; mend its `chat_template.jinja`"
+                f"the chat template of `{self._name}` does not put an answer right after its generation prompt: "
+                f"expected {prompt[-40:]!r} before it, got {whole[: len(prompt)][-40:]!r}; mend `chat_template.jinja`"
             )
         said = whole[len(prompt) :]
-        end, eos = max(((said.rfind(text), text) for text in self._eos_texts), default=(-1, ""))
+        end, eos = max(((said.rfind(text), text) for text in self.eos_texts), default=(-1, ""))
         if end < 0:
             raise ConfigError(
                 f"the chat template of `{self._name}` does not end an answer with an end-of-turn token: got "
-                f"{said[-40:]!r}, expected one of {sorted(self._eos_texts)}; mend its template or its `eos_token`"
+                f"{said[-40:]!r}, expected one of {sorted(self.eos_texts)}; mend its template or its `eos_token`"
             )
         # Special tokens inside the text are spelt out: a quoted "<|im_end|>" must not end the turn.
-        return [*self._encode(said[:end], special=False), self._eos_texts[eos]]
+        return [*self._encode(said[:end], special=False), self.eos_texts[eos]]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion: without its final end-of-turn token, and otherwise untouched."""

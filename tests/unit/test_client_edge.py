@@ -164,7 +164,7 @@ def test_a_broken_reply_is_asked_again(sdk: str, path: Path) -> None:
 def test_waits_as_long_as_the_server_asks(sdk: str, path: Path) -> None:
     with ScriptedServer(error(429, "rate_limit_error", headers={"retry-after": "1"})) as server:
         ask(sdk, server.url, path)
-    assert 1.0 <= server.seen[1].at - server.seen[0].at < 2.0
+    assert 1.0 <= server.seen[1].at - server.seen[0].at < 3.0
 
 
 @pytest.mark.parametrize("sdk", SDKS)
@@ -251,16 +251,20 @@ def test_ten_identical_calls_are_one_request_and_the_gate_holds(path: Path) -> N
 
 
 def test_a_cancelled_sdk_call_is_still_recorded(path: Path) -> None:
-    async def leave(url: str) -> None:
+    async def leave(server: ScriptedServer) -> None:
         async with openai.AsyncOpenAI(
-            api_key=KEY, base_url=f"{url}/v1", max_retries=0, http_client=http_client(path)
+            api_key=KEY, base_url=f"{server.url}/v1", max_retries=0, http_client=http_client(path)
         ) as api:
             create = api.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(create, 0.2)
+            asking = asyncio.ensure_future(create)
+            while not server.seen:  # noqa: ASYNC110  set by another thread
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
 
-    with ScriptedServer(otherwise=chat("four", delay_s=0.6)) as server:
-        asyncio.run(leave(server.url))
+    with ScriptedServer(otherwise=chat("four", delay_s=0.4)) as server:
+        asyncio.run(leave(server))
     assert len(server.seen) == 1
     assert kinds(path) == ["ok"]
 

