@@ -126,6 +126,8 @@ def _text(path: Path) -> str:
         raise ConfigError(f"no file at `{path}`; expected prompts as JSONL, one JSON object a line") from None
     except IsADirectoryError:
         raise ConfigError(f"`{path}` is a directory; expected a JSONL file") from None
+    except OSError as fault:
+        raise ConfigError(f"`{path}` cannot be read: {fault.strerror}") from None
     except UnicodeDecodeError as fault:
         raise ConfigError(f"`{path}` is not UTF-8 at byte {fault.start}; convert it, for example with iconv") from None
     if text.lstrip().startswith("["):
@@ -136,6 +138,8 @@ def _text(path: Path) -> str:
 def _read(line: str) -> tuple[Prompt, str | None]:
     try:
         row: Any = json.loads(line)
+        # NaN, 1e999 and half a surrogate pair load, but no API, store or tokenizer takes them.
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as fault:
         raise _BadLine(f"is not valid JSON: {fault}; expected one JSON object") from None
     if not isinstance(row, dict):
@@ -156,11 +160,13 @@ def _read(line: str) -> tuple[Prompt, str | None]:
 
 def _conversation(fields: dict[str, Any]) -> tuple[list[Message], str | None]:
     """The messages, and the text of a final assistant turn, which is then not among them."""
-    if "prompt" in fields and "messages" in fields:
+    # A table that was saved as JSONL has every column on every line, null where a row has none.
+    found = [fields[key] for key in ("prompt", "messages") if fields.get(key) is not None]
+    if len(found) == 2:
         raise _BadLine("has both `prompt` and `messages`; keep one of them")
-    given: Any = fields.get("prompt", fields.get("messages"))
-    if given is None:
+    if not found:
         raise _BadLine(f"has neither `prompt` nor `messages`; got the keys {sorted(fields)}")
+    given: Any = found[0]
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
@@ -201,7 +207,7 @@ def _completion(given: Any) -> str | None:
 def _id(given: Any, messages: Sequence[Message]) -> str:
     if given is None:
         canonical = json.dumps(list(messages), sort_keys=True, ensure_ascii=False)
-        return f"p-{hashlib.sha256(canonical.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+        return f"p-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
     if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
         raise _BadLine(f"has {_kind(given)} as its id; expected text or a whole number")
     return str(given)
@@ -224,6 +230,7 @@ def _said(text: str) -> list[Message]:
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8", errors="surrogatepass") as file:
+    # What UTF-8 cannot hold, half a surrogate pair, becomes its \u escape, which is JSON again.
+    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     os.replace(beside, path)

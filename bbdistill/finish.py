@@ -30,6 +30,7 @@ def finish(run: Run, state: TrainState) -> RunResult:
     report = _report(run, state, answers)
     save_adapter(run.directory.adapter, run.student, card=card(report))
     write_report(run.directory, report)
+    run.plan.finished()
     return RunResult(directory=run.directory.path, adapter=run.directory.adapter, report=report)
 
 

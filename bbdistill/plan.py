@@ -55,6 +55,11 @@ class Plan:
                 "replay with the config and prompts of the recorded run"
             ) from None
 
+    def finished(self) -> None:
+        """Notes in the store that the run came to its end."""
+        if self.store is not None and not self.replaying:
+            self.store.finish_run(self.run)
+
     def _must_be_recorded(self, what: str) -> None:
         if self.replaying:
             raise ReplayMiss(

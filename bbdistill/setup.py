@@ -95,9 +95,10 @@ class Run:
         rate = ledger.abstain_rate(*purposes)
         if calls >= ENOUGH_CALLS and rate > allowed:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.abstain_reasons.most_common(3))
+            asked = f"{calls} calls for {' and '.join(purposes)}"
             raise RunError(
-                f"{100 * rate:.0f} % of {calls} {' and '.join(purposes)} calls gave nothing usable ({reasons}), more than "
-                f"`feedback.max_abstain_rate` = {allowed}; see `bbdistill cache list {self.config.teacher.cache}`"
+                f"{100 * rate:.0f} % of {asked} gave nothing usable ({reasons}); `feedback.max_abstain_rate` allows "
+                f"{100 * allowed:.0f} %; see `bbdistill cache list {self.config.teacher.cache}`"
             )
 
 
@@ -107,7 +108,9 @@ def open_run(
 ) -> Generator[Run]:
     """Everything a run needs, opened in the order in which it is cheapest to fail."""
     directory, run_id = _place(config, settings, name)
-    connection = connect(config.teacher, mode=settings.mode, replay=settings.replay, run=run_id)
+    connection = connect(
+        config.teacher, mode=settings.mode, replay=settings.replay, run=run_id, facts={"config": dump_config(config)}
+    )
     loop = LoopThread()
     try:
         on_event(Note(text=f"run {run_id} in {directory.path}"))

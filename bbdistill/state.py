@@ -46,10 +46,12 @@ class TrainState:
     best: AdapterState = field(default_factory=dict[str, Tensor])
     sft: AdapterState = field(default_factory=dict[str, Tensor])
 
-    def advance(self, *, seconds: float) -> None:
+    def advance(self, metrics: Mapping[str, float], *, seconds: float) -> None:
+        """One step further."""
         self.step += 1
         self.stage_step += 1
         self.counts.seconds += seconds
+        self.counts.tokens += int(metrics.get("optim/tokens", 0))
 
     def count(self, feedback: Feedback) -> None:
         self.counts.preferences += len(feedback.preferences)

@@ -1,9 +1,9 @@
 """The loop: how a student learns from a teacher it can only ask.
 
-`Trainer.step` is the method: sample rollouts; ask the teacher about them; reward them with the discriminator as it was before
-the step; update the student on the rewards and on the answers worth imitating; update the discriminator on what was learned.
-A warm-up is the same step with the policy term off. What is asked and optimised in which stage is `objectives.py`; the objects
-are made in `setup.py`.
+`Trainer.step` is the method: sample rollouts; ask the teacher about them; reward them with the discriminator as it was
+before the step; update the student on the rewards and on the answers worth imitating; update the discriminator on what
+was learned. A warm-up is the same step with the policy term off. What is asked and optimised in which stage is
+`objectives.py`; the objects are made in `setup.py`.
 """
 
 import itertools
@@ -16,6 +16,8 @@ from bbdistill.errors import RunError
 from bbdistill.evaluate import mean, score
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
+    Pair,
+    Spot,
     Stage,
     choose_corrections,
     choose_pairs,
@@ -57,8 +59,9 @@ class Trainer:
             while not self.state.stage_over(stage):
                 started = time.monotonic()
                 metrics = self.step(stage)
-                self.state.advance(seconds=time.monotonic() - started)
-                self._tell(stage, metrics)
+                seconds = time.monotonic() - started
+                self.state.advance(metrics, seconds=seconds)
+                self._tell(stage, metrics | {"time/step_s": seconds})
                 if stage.validates(self.state.stage_step):
                     self._validate(stage)
                 if self.state.step % self.run.config.train.checkpoint_every == 0:
@@ -83,7 +86,7 @@ class Trainer:
         return metrics | reward_metrics(rewards)
 
     def _sampled(self, stage: Stage) -> Sampled:
-        """This step's rollouts. With a lag, those of the next steps are drawn and asked about first, by today's policy."""
+        """This step's rollouts; with a lag, those of the next steps are drawn and asked about before it."""
         first, last = self.state.stage_step, min(self.state.stage_step + self.run.config.train.lag, stage.steps - 1)
         for ahead in range(first, last + 1):
             if ahead not in self._ahead:
@@ -109,9 +112,11 @@ class Trainer:
                 ),
             },
         )
+        pairs: list[Pair] = asked["pairs"]
+        spots: list[Spot] = asked["corrections"]
         questions = Questions(
-            pairs=tuple((rollouts[p][i], rollouts[p][j]) for p, i, j in asked["pairs"]),
-            corrections=tuple((rollouts[p][i], verdicts[p][i]) for p, i in asked["corrections"]),
+            pairs=tuple((rollouts[p][i], rollouts[p][j]) for p, i, j in pairs),
+            corrections=tuple((rollouts[p][i], verdicts[p][i]) for p, i in spots),
         )
         answers = run.submit(ask(run.teacher, questions, run.task.verify))
         return Sampled(prompts=prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
@@ -147,8 +152,15 @@ class Trainer:
     def _tell(self, stage: Stage, metrics: dict[str, float]) -> None:
         """Metrics to the file and to whoever watches; stops a run whose teacher mostly says nothing usable."""
         self._metrics_file.log(self.state.step, stage.name, metrics)
-        place = {"stage": stage.name, "step_in_stage": self.state.stage_step, "steps_in_stage": stage.steps}
-        self.run.on_event(StepDone(step=self.state.step, metrics=metrics, **place))
+        self.run.on_event(
+            StepDone(
+                step=self.state.step,
+                stage=stage.name,
+                step_in_stage=self.state.stage_step,
+                steps_in_stage=stage.steps,
+                metrics=metrics,
+            )
+        )
         self.run.check_abstentions("preferences", "corrections")
 
     def _validate(self, stage: Stage) -> None:

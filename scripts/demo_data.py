@@ -18,12 +18,12 @@ CATEGORIES = ("refund", "delivery", "defect", "question", "cancellation")
 URGENCIES = ("low", "normal", "high")
 
 SYSTEM = """\
-Read the e-mail to our shop. Reply with one JSON object alone, starting with {. Keys:
+Read the e-mail to our shop. Your reply is one JSON object and its first character is {. Keys:
 "customer": name as signed at the end, or null
 "order": number of the order it is about, without #, or null
 "product": name of the product it is about, without article
-"category": "refund" (wants money back), "delivery" (parcel late, missing or misplaced), "defect" (product faulty), \
-"question" (only wants information), "cancellation" (wants to stop an order)
+"category": "refund" (wants money back), "delivery" (parcel late or lost), "defect" (product faulty), \
+"question" (wants information), "cancellation" (stop an order)
 "urgency": "high" if a deadline, urgency or danger is stated, "low" if there is no hurry, else "normal\""""
 
 SCHEMA: Mapping[str, Any] = {
@@ -49,7 +49,10 @@ All names, shops and products in it are invented.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bank:
-    """The phrases of one split. Slots: {product} {order} {name}; decoys: {other} {old} {phone} {price}."""
+    """The phrases of one split. Slots: {product} {order} {name}; decoys: {other} {old} {phone} {price}.
+
+    A list of names is one text, separated by spaces.
+    """
 
     greetings: Sequence[str]
     bodies: Mapping[str, Sequence[str]]
@@ -65,8 +68,8 @@ class Bank:
     signatures: Sequence[str]
     unsigned: Sequence[str]
     postscripts: Sequence[str]
-    first_names: Sequence[str]
-    last_names: Sequence[str]
+    first_names: str
+    last_names: str
     products: Sequence[str]
     order_prefixes: Sequence[str]
 
@@ -83,9 +86,8 @@ class Writer:
     def __init__(self, bank: Bank, rng: random.Random) -> None:
         self.bank, self.rng = bank, rng
         self.bodies = {category: deck(rng, bank.bodies[category]) for category in CATEGORIES}
-        self.decks = {
-            name: deck(rng, getattr(bank, name)) for name in Bank.__dataclass_fields__ if name != "bodies"
-        }
+        cards = {name: getattr(bank, name) for name in Bank.__dataclass_fields__ if name != "bodies"}
+        self.decks = {name: deck(rng, text.split() if isinstance(text, str) else text) for name, text in cards.items()}
 
     def deal(self, name: str) -> str:
         return next(self.decks[name])
@@ -228,15 +230,15 @@ TRAIN = Bank(
             "The {product} has not arrived, although it was sent two weeks ago. Where is my parcel?",
             "The tracking page says the parcel with the {product} was handed over, but nobody here received it.",
             "I am still waiting for the {product}. The tracking has not moved for nine days.",
-            "The courier left the parcel with the {product} at number 14, but we live at 41. Please have it brought here.",
+            "The courier left the parcel with the {product} at number 14, but we live at 41. Please fetch it.",
             "Two boxes were announced and only one came; the box with the {product} is missing.",
             "Your mail said the {product} was shipped, yet the carrier knows nothing of such a parcel.",
             "The driver rang at the wrong door and took the {product} away again. Please send him once more.",
             "Has the parcel with the {product} been lost? All my other parcels came within days.",
-            "According to the carrier the {product} went to a pick-up point that closed last year. Can it be redirected?",
+            "According to the carrier the {product} went to a pick-up point that has closed. Can it be redirected?",
             "I was at home all day, but the driver noted that nobody opened. I would still like to get the {product}.",
-            "The {product} seems to travel in circles: it has been in the same depot three times now. Please look into it.",
-            "A neighbour who does not exist is said to have signed for the {product}. Find out where it ended up, please.",
+            "The {product} seems to travel in circles: it was in the same depot three times. Please look into it.",
+            "A neighbour who does not exist is said to have signed for the {product}. Please find out where it is.",
         ),
         "defect": (
             "The {product} stopped working after two days. Please send me a new one.",
@@ -249,7 +251,7 @@ TRAIN = Bank(
             "Out of the box the {product} was dead. I ask for an exchange under the guarantee.",
             "A part of the housing of the {product} broke off in normal use. Could I have a spare part or a new unit?",
             "I am sorry to say the {product} is faulty: a red light blinks and nothing else happens.",
-            "The {product} gets far too hot each time I use it and then goes off. Please have it repaired.",
+            "The {product} gets weaker each time I use it and now hardly runs at all. Please have it repaired.",
             "After the first use the paint of the {product} peeled off. That is surely not normal, please replace it.",
         ),
         "question": (
@@ -272,7 +274,7 @@ TRAIN = Bank(
             "I have changed my mind about the {product} and would like to cancel.",
             "My daughter has just bought me the same {product}, so please call off my order.",
             "Please do not send the {product}. I no longer need it and withdraw my order.",
-            "I clicked twice and ordered the {product} two times; please drop the second one, it is still being packed.",
+            "I clicked twice and ordered the {product} two times; please drop the second one, it is not packed yet.",
             "Your page still says 'in preparation' for the {product}. Good, because I want to cancel it.",
             "We are moving house, so kindly strike the {product} from our order while it is unsent.",
             "I hereby withdraw from the purchase of the {product}, which you have not dispatched so far.",
@@ -356,13 +358,13 @@ TRAIN = Bank(
         "PS: Please do not send me the newsletter any more.",
         "PS: Ignore my old order {old}, that one is done.",
     ),
-    first_names=tuple(
+    first_names=(
         "Mara Jonas Elif Pedro Hanna Tomasz Ingrid Rafael Sofia Dmitri Aylin Lukas Beatriz Henrik Noemi Karim Greta "
-        "Paulo Zoë Milan Teresa Anton Leyla Oskar Marta Viktor Selin Hugo Clara Emil".split()
+        "Paulo Zoë Milan Teresa Anton Leyla Oskar Marta Viktor Selin Hugo Clara Emil"
     ),
-    last_names=tuple(
+    last_names=(
         "Lindqvist Okafor Brenner Almeida Kowalczyk Demir Haugland Ferrão Petrov Santini Nakagawa Weiss Moreau Olsen "
-        "Varga Ibrahim Castellan Novak Ruiz Jansen Hartwig Mbeki Tanaka Söderberg Costa Reuter Yilmaz Keller".split()
+        "Varga Ibrahim Castellan Novak Ruiz Jansen Hartwig Mbeki Tanaka Söderberg Costa Reuter Yilmaz Keller"
     ),
     products=(
         "Brevo kettle",
@@ -425,7 +427,7 @@ TEST = Bank(
             "My shipment came without the {product}, though the packing slip lists it. Please send it after.",
             "The status of the {product} has been 'on its way' since last month. What happened to it?",
             "Someone on the ground floor got my {product} from the postman and says he passed it on. I have nothing.",
-            "The parcel service returned the {product} to you as 'address unknown', though my address is right. Try again.",
+            "The parcel service returned the {product} to you as 'address unknown', but my address is right.",
             "I moved in March, and you sent the {product} to my former flat. How does it reach me now?",
             "Your driver threw the card into my box without ringing, and the depot cannot find the {product}.",
             "I paid for the {product} ten days ago, and neither a parcel nor any news of it has come since.",
@@ -442,7 +444,7 @@ TEST = Bank(
             "After a month of light use the {product} has given up. Please mend or replace it.",
             "The {product} arrived in pieces: the front is shattered. I need an intact one.",
             "Something is wrong with my {product}, it shows error E7 and refuses to run.",
-            "The switch of the {product} no longer works; it keeps running until I pull the plug. Can a technician look at it?",
+            "The switch of the {product} no longer works; it runs until I pull the plug. Can you repair it?",
             "The casing of the {product} has burst at the side. I claim a replacement.",
         ),
         "question": (
@@ -450,7 +452,7 @@ TEST = Bank(
             "Would the {product} fit on a shelf that is 30 cm deep?",
             "I am curious whether the {product} has been tested for use outdoors.",
             "Where is the {product} made, and is the plastic recycled?",
-            "Can the {product} be used by people who wear a pacemaker?",
+            "Is one allowed to take the {product} on a plane as hand luggage?",
             "For how many years will there be spare parts for the {product}?",
             "Is a child of six able to handle the {product}?",
             "How do I set the language of the {product} to Dutch?",
@@ -546,17 +548,17 @@ TEST = Bank(
         "PS: The search on your page is rather slow.",
         "PS: Order {old} came last year, thank you again for that.",
     ),
-    first_names=tuple(
-        "Nadia Bjorn Camille Igor Priya Stefan Ottilie Marcus Yuki Fabio Renée Samuel Dagny Omar Lucia Piotr Amara Felix "
-        "Irena Gustav Chiara Rohan Astrid Mateo".split()
+    first_names=(
+        "Nadia Bjorn Camille Igor Priya Stefan Ottilie Marcus Yuki Fabio Renée Samuel Dagny Omar Lucia Piotr Amara "
+        "Felix Irena Gustav Chiara Rohan Astrid Mateo"
     ),
-    last_names=tuple(
-        "Eriksen Banerjee Dubois Hoffmann Marchetti Zielinski Adeyemi Lorenz Fontaine Park Halvorsen Quintana Böhm Sato "
-        "Vasquez Thorne Rinaldi Achterberg Mensah Pereira Wallin Dvorak".split()
+    last_names=(
+        "Eriksen Banerjee Dubois Hoffmann Marchetti Zielinski Adeyemi Lorenz Fontaine Park Halvorsen Quintana Böhm "
+        "Sato Vasquez Thorne Rinaldi Achterberg Mensah Pereira Wallin Dvorak"
     ),
     products=(
         "Ondari air purifier",
-        "Velt floor mirror",
+        "Velt projector",
         "Sumo 7 waffle maker",
         "Krikket keyboard",
         "Palma juicer",

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bbdistill.client import keys, nearest
 from bbdistill.client.call import Call, Fault, Handler, Mode, Reply
@@ -44,6 +44,7 @@ class Replay:
         self._inner, self._store, self._mode = inner, store, mode
         self._run, self._source_run, self._teacher = run, source_run, teacher
         self._flights = Flights[_Landed]()
+        self._reclaimed: set[int] = set()
         self._warned = False
 
     async def __call__(self, call: Call, /) -> Reply:
@@ -74,14 +75,22 @@ class Replay:
         except Fault as fault:
             await to_the_end(self._write(call, request, key, fault))
             raise
-        return _Landed(reply, await to_the_end(self._write(call, request, key, reply)))
+        call_id = await to_the_end(self._write(call, request, key, reply))
+        if call_id is not None:
+            self._reclaimed.add(call_id)
+        return _Landed(reply, call_id)
 
     def _reuse(self, key: str) -> _Landed | None:
         row = self._store.find(key, self._run)
         if row is None:
             return None
+        reply = outcome_of(row)
+        if row.id not in self._reclaimed and self._store.bought(self._run, row.id):
+            # A resumed run comes by what it paid for itself: the same reply, at the same price, as when it was bought.
+            self._reclaimed.add(row.id)
+            return _Landed(replace(reply, cached=False, cost_usd=row.cost_usd), row.id)
         self._store.use(self._run, row.id)
-        return _Landed(outcome_of(row), row.id)
+        return _Landed(reply, row.id)
 
     async def _write(self, call: Call, request: Request, key: str, outcome: Reply | Fault) -> int | None:
         row = row_of(call, request, key, outcome)

@@ -66,6 +66,11 @@ class Store:
             with self._writing() as database:
                 _use(database, run, call_id, cached=cached)
 
+    def bought(self, run: str | None, call_id: int) -> bool:
+        """Whether it was `run` that paid for this call."""
+        query = "SELECT 1 FROM run_calls WHERE run = :run AND call_id = :call_id AND NOT cached"
+        return bool(self._rows(query, run=run, call_id=call_id))
+
     def find(self, key: str, run: str | None) -> CallRow | None:
         """What may answer a call of `run`: any reply this run already used, else the newest good one of any run."""
         mine = self._call(f"WHERE key = :key AND kind != 'fault' AND {_USED} ORDER BY id DESC", key=key, run=run)
@@ -127,9 +132,11 @@ class Store:
         names = ("id", "started_at", "config", "finished_at", "note", "calls")
         return [RunRow(**(dict(zip(names, row, strict=True)) | {"config": json.loads(row[2])})) for row in rows]
 
-    def newest_run(self) -> str | None:
-        runs = self.runs()
-        return runs[-1].id if runs else None
+    def newest_run(self, *, planned: bool = False) -> str | None:
+        """The run that was started last; with `planned`, the last that trained, and not only asked."""
+        which = "WHERE id IN (SELECT run FROM plans)" if planned else ""
+        rows = self._rows(f"SELECT id FROM runs {which} ORDER BY started_at DESC, rowid DESC LIMIT 1")
+        return rows[0][0] if rows else None
 
     def spend(self, run: str) -> list[SpendRow]:
         """By purpose."""

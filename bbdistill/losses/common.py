@@ -10,6 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+AT_ONCE = 128
+"""Positions whose logits are turned to float32 at a time."""
+
+
 class LossOutput(NamedTuple):
     """`loss` is a scalar with a graph; `metrics` are detached scalars, means over what this call saw."""
 
@@ -18,15 +22,14 @@ class LossOutput(NamedTuple):
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-probs in nats, float32 (float64 stays), of `targets` (B, T) under `logits` (B, T, V)."""
-    rows = [_row_logprobs(row, ids) for row, ids in zip(logits, targets, strict=True)]
-    return torch.stack(rows)  # (B, T)
+    """Log-probs in nats, float32 (float64 stays), of `targets` (N,) under `logits` (N, V)."""
+    # In pieces: bfloat16 logits turned to float32 at once would hold the largest tensor of a step three times.
+    pieces = zip(logits.split(AT_ONCE), targets.split(AT_ONCE), strict=True)
+    return torch.cat([-F.cross_entropy(_wide(piece), ids, reduction="none") for piece, ids in pieces])
 
 
-def _row_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    # Row by row: a bfloat16 batch turned to float32 at once would hold the largest tensor of the step three times.
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return -F.cross_entropy(wide, targets, reduction="none")
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

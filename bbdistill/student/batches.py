@@ -15,10 +15,20 @@ from transformers.cache_utils import DynamicLayer
 
 from bbdistill.losses.common import token_logprobs
 
-TOKENS_PER_BATCH = 4096
-"""Padded tokens in one forward; more saves nothing, and the logits of a batch are the largest tensor there is."""
-FORWARD_COST = 256
-"""What a forward costs beside its tokens, in tokens."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a device makes of batches, in tokens."""
+
+    budget: int
+    """Padded tokens in one forward with gradients, which bounds its memory."""
+    forward_cost: int
+    """What starting a forward costs beside its tokens."""
+
+
+CPU = Limits(budget=2048, forward_cost=64)
+"""Measured on two cores with a model of 135M parameters: time is linear in tokens from 500 to 2,300 per forward."""
+ACCELERATOR = Limits(budget=16384, forward_cost=1024)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,49 +45,53 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What of some rows goes through the model. T counts positions from the first that predicts a completion token."""
+    """Rows as tensors: B rows, P shared tokens, N at most after them, T at most in a completion."""
 
     prefix: Tensor
     """(1, P) ids common to all rows; P may be 0. A last prompt token is never part of it: it predicts a completion."""
     inputs: Tensor
     """(B, N) ids after the prefix, without each row's last."""
+    predicts: Tensor
+    """(B, N) True where an input should predict a completion token."""
     targets: Tensor
-    """(B, T) the ids that the last T inputs should predict."""
+    """(B, T) completion ids."""
     mask: Tensor
-    """(B, T) 1.0 where the target is a completion token."""
+    """(B, T) 1.0 on completion tokens."""
 
     def place(self, values: Sequence[Sequence[float]]) -> Tensor:
         """(B, T) one value per completion token, 0 elsewhere."""
-        placed = torch.zeros_like(self.mask)
-        placed[self.mask > 0] = torch.tensor([v for row in values for v in row], device=placed.device)
-        return placed
+        return _padded(values, torch.float32).to(self.mask.device)
 
 
 def collate(model: PreTrainedModel, rows: Sequence[Row]) -> Batch:
     """Tensors on the model's device for rows that share a forward."""
-    shared = _shared(rows) if _can_share(model) else 0
-    first = min(len(row.prompt) for row in rows) - shared - 1  # input that predicts the earliest completion token
-    mask = [[0.0] * (len(row.prompt) - shared - 1 - first) + [1.0] * len(row.completion) for row in rows]
+    shared = _shared(rows, limits_of(model.device)) if _can_share(model) else 0
+    before = [len(row.prompt) - shared - 1 for row in rows]  # inputs that predict prompt tokens
+    predicts = [[False] * b + [True] * len(row.completion) for b, row in zip(before, rows, strict=True)]
     device = model.device
     return Batch(
         prefix=torch.tensor([rows[0].prompt[:shared]], dtype=torch.long, device=device),
         inputs=_padded([row.ids[shared:-1] for row in rows], torch.long).to(device),
-        targets=_padded([row.ids[shared + 1 + first :] for row in rows], torch.long).to(device),
-        mask=_padded(mask, torch.float32).to(device),
+        predicts=_padded(predicts, torch.bool).to(device),
+        targets=_padded([row.completion for row in rows], torch.long).to(device),
+        mask=_padded([[1.0] * len(row.completion) for row in rows], torch.float32).to(device),
     )
 
 
 def completion_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """(B, T) log-probs in nats of `batch.targets`; what stands where `batch.mask` is 0 means nothing."""
+    """(B, T) log-probs in nats of `batch.targets`, 0 where `batch.mask` is. Only the logits they need are computed."""
     after = _after_prefix(model, batch.prefix, len(batch.inputs))
-    keep = batch.targets.shape[1]
-    output = model(input_ids=batch.inputs, past_key_values=after, use_cache=after is not None, logits_to_keep=keep)
-    return token_logprobs(output.logits, batch.targets)
+    output = model(
+        input_ids=batch.inputs, past_key_values=after, use_cache=after is not None, logits_to_keep=batch.predicts
+    )
+    real = batch.mask > 0
+    found = token_logprobs(output.logits.flatten(0, -2), batch.targets[real])  # completion tokens, row by row
+    return torch.zeros_like(batch.mask, dtype=found.dtype).masked_scatter(real, found)
 
 
 def last_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     """(B, H) final hidden state of each row's last token."""
-    shared = _shared(rows) if _can_share(model) else 0
+    shared = _shared(rows, limits_of(model.device)) if _can_share(model) else 0
     rests = [row.ids[shared:] for row in rows]
     prefix = torch.tensor([rows[0].prompt[:shared]], dtype=torch.long, device=model.device)
     inputs = _padded(rests, torch.long).to(model.device)
@@ -87,11 +101,11 @@ def last_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     return hidden[torch.arange(len(rows)), torch.tensor([len(rest) - 1 for rest in rests])]
 
 
-def micro_batches(groups: Sequence[Sequence[Row]], budget: int = TOKENS_PER_BATCH) -> list[list[int]]:
+def micro_batches(groups: Sequence[Sequence[Row]], limits: Limits) -> list[list[int]]:
     """Which groups of rows share a forward: indices into `groups`, each once. Rows of one group stay together.
 
     Rows of one prompt are neighbours, and prompts are in order of their longest row. Neighbours are put together where
-    that costs no more than two forwards would, and fits the `budget`; a group beyond the budget is a batch by itself.
+    that costs no more than two forwards would, and fits the budget; a group beyond the budget is a batch by itself.
     """
     longest: dict[tuple[int, ...], int] = {}
     for group in groups:
@@ -103,8 +117,8 @@ def micro_batches(groups: Sequence[Sequence[Row]], budget: int = TOKENS_PER_BATC
     rows: list[Row] = []
     for index in order:
         group = list(groups[index])
-        together = _tokens([*rows, *group])
-        if rows and together <= budget and together <= _tokens(rows) + _tokens(group) + FORWARD_COST:
+        together, apart = _tokens([*rows, *group], limits), _tokens(group, limits) + limits.forward_cost
+        if rows and together <= limits.budget and together <= _tokens(rows, limits) + apart:
             batches[-1].append(index)
             rows += group
         else:
@@ -113,9 +127,15 @@ def micro_batches(groups: Sequence[Sequence[Row]], budget: int = TOKENS_PER_BATC
     return batches
 
 
-def _tokens(rows: Sequence[Row]) -> int:
-    """Padded tokens of one forward over `rows`."""
-    shared = _shared(rows)
+def limits_of(device: torch.device) -> Limits:
+    return CPU if device.type == "cpu" else ACCELERATOR
+
+
+def _tokens(rows: Sequence[Row], limits: Limits) -> int:
+    """Padded tokens of one forward over `rows`; 0 without rows."""
+    if not rows:
+        return 0
+    shared = _shared(rows, limits)
     return shared + len(rows) * (_longest(rows) - shared)
 
 
@@ -123,12 +143,12 @@ def _longest(rows: Sequence[Row]) -> int:
     return max(len(row.prompt) + len(row.completion) for row in rows)
 
 
-def _shared(rows: Sequence[Row]) -> int:
+def _shared(rows: Sequence[Row], limits: Limits) -> int:
     """Leading prompt tokens to compute once for all rows; 0 where a second forward would cost more than it saves."""
     low, high = min(row.prompt for row in rows), max(row.prompt for row in rows)  # all others lie between
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
     shared = min(alike, len(low) - 1, min(len(row.prompt) for row in rows) - 1)
-    return shared if (len(rows) - 1) * shared > FORWARD_COST else 0
+    return shared if (len(rows) - 1) * shared > limits.forward_cost else 0
 
 
 def _can_share(model: PreTrainedModel) -> bool:

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from bbdistill.losses.discriminator import bradley_terry_loss
-from bbdistill.objectives import RankedPair
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import Row, last_hidden, micro_batches
+from bbdistill.student.batches import Row, last_hidden, limits_of, micro_batches
 from bbdistill.student.model import Base
 from bbdistill.student.optimiser import Optimiser, merge_metrics
-from bbdistill.types import Prompt, Rollout
+from bbdistill.types import Prompt, RankedPair, Rollout
 
 DISCRIMINATOR = "discriminator"
 
@@ -94,7 +93,10 @@ class Discriminator:
             [((prompt.id, text), row) for (prompt, text), row in zip(group, row_group, strict=True)]
             for group, row_group in zip(groups, rows, strict=True)
         ]
-        return [[pair for index in indices for pair in keyed[index]] for indices in micro_batches(rows)]
+        return [
+            [pair for index in indices for pair in keyed[index]]
+            for indices in micro_batches(rows, limits_of(self._base.device))
+        ]
 
     def _row(self, prompt: Prompt, text: str) -> Row:
         completion = self._base.chat.completion_ids(prompt.messages, text)

@@ -12,14 +12,13 @@ from bbdistill.errors import ConfigError
 from bbdistill.losses.common import masked_mean
 from bbdistill.losses.policy import PolicyInputs, policy_loss
 from bbdistill.losses.sft import sft_loss
-from bbdistill.objectives import PolicyExample, SFTExample
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import Batch, Row, collate, completion_logprobs, micro_batches
+from bbdistill.student.batches import Batch, Row, collate, completion_logprobs, limits_of, micro_batches
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.model import Base, load_base, load_chat
 from bbdistill.student.optimiser import Optimiser, merge_metrics
 from bbdistill.student.sample import Sampled, sample
-from bbdistill.types import Prompt, Rollout
+from bbdistill.types import PolicyExample, Prompt, Rollout, SFTExample
 
 POLICY = "policy"
 
@@ -55,7 +54,7 @@ class Student:
         rows = [self._row(prompt, text) for prompt, text in pairs]
         found = [0.0] * len(rows)
         with self.adapters.use(POLICY if adapter else None):
-            for indices in micro_batches([[row] for row in rows]):
+            for indices in micro_batches([[row] for row in rows], limits_of(self.base.device)):
                 batch = collate(self.base.model, [rows[index] for index in indices])
                 logprobs = completion_logprobs(self.base.model, batch)
                 for index, row, mask in zip(indices, logprobs, batch.mask, strict=True):
@@ -78,10 +77,12 @@ class Student:
         # Those without an advantage have no gradient and need no forward, but they count in the mean.
         tokens = sum(len(example.rollout.token_ids) for example in whole)
         references = self._references(batches)
+        shown = [self._row(example.prompt, example.text) for example in sft]
         with self.adapters.use(POLICY, train=True):
-            metrics = self._policy_term(batches, references, tokens) | self._sft_term(sft)
+            metrics = self._policy_term(batches, references, tokens) | self._sft_term(shown)
         metrics["optim/grad_norm"] = self._optimiser.step(learning_rate)
         metrics["optim/lr"] = learning_rate
+        metrics["optim/tokens"] = float(tokens + sum(len(row.completion) for row in shown))
         self.version += 1
         return metrics
 
@@ -105,7 +106,7 @@ class Student:
         """Micro-batches: the batch, log-probs of the sampler (B, T), advantages (B,)."""
         rows = [self._row(example.rollout.prompt, example.rollout.token_ids) for example in examples]
         found: list[tuple[Batch, Tensor, Tensor]] = []
-        for indices in micro_batches([[row] for row in rows]):
+        for indices in micro_batches([[row] for row in rows], limits_of(self.base.device)):
             batch = collate(self.base.model, [rows[index] for index in indices])
             drawn = batch.place([examples[index].rollout.logprobs for index in indices])
             advantages = torch.tensor([examples[index].advantage for index in indices], device=self.base.device)
@@ -138,11 +139,10 @@ class Student:
             parts.append((batch.mask.sum().item(), metrics))
         return merge_metrics(parts, summed="policy/loss")
 
-    def _sft_term(self, examples: Sequence[SFTExample]) -> dict[str, float]:
-        rows = [self._row(example.prompt, example.text) for example in examples]
+    def _sft_term(self, rows: Sequence[Row]) -> dict[str, float]:
         total_tokens = sum(len(row.completion) for row in rows)
         parts: list[tuple[float, dict[str, Tensor]]] = []
-        for indices in micro_batches([[row] for row in rows]):
+        for indices in micro_batches([[row] for row in rows], limits_of(self.base.device)):
             batch = collate(self.base.model, [rows[index] for index in indices])
             logprobs = completion_logprobs(self.base.model, batch)
             loss, metrics = sft_loss(logprobs, batch.mask, total_tokens=total_tokens)
@@ -157,8 +157,8 @@ class Student:
         longest = max((len(prompt) for prompt in ids), default=0) + self._settings.max_new_tokens
         if longest > self.base.context:
             raise ConfigError(
-                f"the longest prompt and `student.max_new_tokens` are {longest} tokens, but `{self.base.name}` has room "
-                f"for {self.base.context}; shorten the prompts or lower `student.max_new_tokens`"
+                f"the longest prompt and `student.max_new_tokens` make {longest} tokens, but `{self.base.name}` has "
+                f"room for {self.base.context}; shorten the prompts or lower `student.max_new_tokens`"
             )
         with self.adapters.use(POLICY if adapter else None):
             return sample(

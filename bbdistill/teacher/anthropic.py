@@ -52,10 +52,11 @@ class AnthropicMessages:
         systems = [str(message["content"]) for message in messages if message["role"] == "system"]
         turns = [message for message in messages if message["role"] != "system"]
         system = {"system": "\n\n".join(systems)} if systems else {}
-        reply = await self._sdk.messages.with_raw_response.create(
+        create = cast(Any, self._sdk.messages.with_raw_response.create)
+        reply = await create(
             model=self._model,
             max_tokens=self._max_tokens,
-            messages=cast(Any, turns),
+            messages=turns,
             extra_headers=dict(headers),
             extra_body=self._extra_body,
             **system,

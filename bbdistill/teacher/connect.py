@@ -1,9 +1,10 @@
 """From a config to a provider behind the client stack: the key, the address, the store and the run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -37,24 +38,35 @@ class Connection:
             self.store.close()
 
 
-def connect(config: TeacherConfig, *, mode: CacheMode, replay: str | None = None, run: str | None = None) -> Connection:
-    """Opens the store and builds the stack. In replay nothing is written and no socket can be opened."""
+def connect(
+    config: TeacherConfig,
+    *,
+    mode: CacheMode,
+    replay: str | None = None,
+    run: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Connection:
+    """Opens the store and builds the stack. In replay nothing is written and no socket can be opened.
+
+    `run` names the training run that asks, and `facts` go into its row; without one, the newest run of any kind is
+    replayed, and what is asked is noted under a new name.
+    """
     if replay is not None or mode == "replay":
         file, _, source = (replay or str(config.cache)).partition("#")
-        return _replaying(config, Path(file), source or None)
+        return _replaying(config, Path(file), source or None, planned=run is not None)
     store = None if mode == "off" else Store(config.cache)
     if store is not None:
-        run = run or store.start_run({"teacher": config.model})
+        run = store.start_run(facts or {"teacher": config.model}, run=run)
     stack = open_stack(store, mode=mode, run=run, settings=_settings(config))
     provider = _provider(config, AsyncEdge(stack), _key(config))
     return Connection(provider=provider, store=store, run=run, source=run, replaying=False)
 
 
-def _replaying(config: TeacherConfig, file: Path, source: str | None) -> Connection:
+def _replaying(config: TeacherConfig, file: Path, source: str | None, *, planned: bool) -> Connection:
     if not file.is_file():
         raise ConfigError(f"nothing to replay: no store at `{file}`; run once with `--cache auto` to record one")
     store = Store(file, read_only=True)
-    source = source or store.newest_run()
+    source = source or store.newest_run(planned=planned)
     stack = open_stack(store, mode="replay", run=None, source_run=source, settings=_settings(config))
     provider = _provider(config, AsyncEdge(stack), "replay")
     return Connection(provider=provider, store=store, run=None, source=source, replaying=True)

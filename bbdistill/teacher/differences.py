@@ -20,7 +20,7 @@ class Differences:
 
 
 def differences(a: str, b: str) -> Differences | None:
-    """Line by line, JSON in an even layout. None where the answers have too little in common, or differ in layout only."""
+    """Line by line, JSON in an even layout. None where they have too little in common, or differ in layout only."""
     lines_a, lines_b = _lines(a), _lines(b)
     matcher = SequenceMatcher(None, lines_a, lines_b, autojunk=False)
     shared: list[str] = []

@@ -50,9 +50,10 @@ class OpenAIChat:
     async def send(
         self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
     ) -> RawReply:
-        reply = await self._sdk.chat.completions.with_raw_response.create(
+        create = cast(Any, self._sdk.chat.completions.with_raw_response.create)
+        reply = await create(
             model=self._model,
-            messages=cast(Any, list(messages)),
+            messages=list(messages),
             extra_headers=dict(headers),
             **self._options,
             **options,

@@ -41,10 +41,9 @@ def winner(text: str) -> Winner | None:
     found = _object(text)
     if found is not None:
         named = found.get("winner")
-        return cast(Winner, named) if named in ("A", "B") else None
-    if text.strip().strip("*`.\"' ") in ("A", "B"):
-        return cast(Winner, text.strip().strip("*`.\"' "))
-    named_in_text = {match.upper() for match in _NAMED.findall(text)}
+        return named if named in ("A", "B") else None
+    letter = text.strip("*`.\"' \n")
+    named_in_text = {letter} if letter in ("A", "B") else {match.upper() for match in _NAMED.findall(text)}
     return cast(Winner, named_in_text.pop()) if len(named_in_text) == 1 else None
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from bbdistill.client import wire
 from bbdistill.config import CacheMode, TeacherConfig
@@ -147,7 +148,7 @@ class Teacher:
         """One call; the ledger has it whatever comes back."""
         headers = {
             "x-bbdistill-purpose": purpose,
-            "x-bbdistill-prompt": prompt.id,
+            "x-bbdistill-prompt": quote(prompt.id),
             "x-bbdistill-template": template.label,
         }
         try:

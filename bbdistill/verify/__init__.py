@@ -24,7 +24,7 @@ def _one(spec: str, base: Path, reveal: bool) -> Verifier:
             if not file:
                 raise ConfigError("the verifier `json_schema` needs its file: `json_schema:answer.schema.json`")
             return JsonSchema.read(base / file)
-        case "fields":
+        case "fields" if not file:
             return Fields(reveal=reveal)
         case _:
             close = difflib.get_close_matches(name, KNOWN, n=1)

@@ -51,7 +51,11 @@ def agreement(answer: str, reference: Any) -> float:
             value = parse(answer)
         except NotJson:
             return 0.0
-        return 1 - len(_wrong(cast(dict[str, Any], value), fields)) / max(1, len(fields)) if isinstance(value, dict) else 0.0
+        return (
+            1 - len(_wrong(cast(dict[str, Any], value), fields)) / max(1, len(fields))
+            if isinstance(value, dict)
+            else 0.0
+        )
     if isinstance(reference, str):
         return float(same(answer, reference))
     try:

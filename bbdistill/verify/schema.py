@@ -2,31 +2,42 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
+import referencing
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for  # pyright: ignore[reportUnknownVariableType]
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012, specification_with
 
 from bbdistill.errors import ConfigError
 from bbdistill.types import Abstain, Prompt, Span, Verdict
 from bbdistill.verify.strict_json import NotJson, parse
 
+NO_NETWORK: Any = referencing.Registry[Any]()
+"""The default registry would fetch what a `$ref` names."""
 SHOWN = 5
 """Violations named in the feedback; the first ones usually cause the rest."""
 
 
 class JsonSchema:
-    """Score 1 if the answer fits the schema, else 0. ConfigError if the schema itself is not one."""
+    """Score 1 if the answer fits the schema, else 0. ConfigError if the schema itself is not one, or not whole."""
 
     def __init__(self, schema: Any, *, name: str = "schema") -> None:
-        kind: Any = validator_for(schema, default=Draft202012Validator)
+        if not isinstance(schema, dict):
+            raise ConfigError(f"`{name}` is not a JSON schema: expected an object, got {json.dumps(schema)[:60]}")
+        table = cast(dict[str, Any], schema)
+        kind: Any = validator_for(table, default=Draft202012Validator)
         try:
-            kind.check_schema(schema)
+            kind.check_schema(table)
+            _look_up_references(table)
         except SchemaError as fault:
             raise ConfigError(f"`{name}` is not a JSON schema: {fault.message}") from None
-        self._validator: jsonschema.Validator = kind(schema)
+        except Unresolvable as fault:
+            raise ConfigError(f"`{name}` refers to `{fault.ref}`, which is not in it; copy it under `$defs`") from None
+        self._validator: jsonschema.Validator = kind(table, registry=NO_NETWORK)
 
     @classmethod
     def read(cls, path: Path) -> "JsonSchema":
@@ -47,3 +58,17 @@ class JsonSchema:
         spans = tuple(Span(where=error.json_path, why=error.message[:300]) for error in violations[:SHOWN])
         feedback = "\n".join(f"`{span.where}`: {span.why}" for span in spans)
         return Verdict(score=0.0 if violations else 1.0, passed=not violations, feedback=feedback, spans=spans)
+
+
+def _look_up_references(schema: dict[str, Any]) -> None:
+    """Unresolvable where a `$ref` leads nowhere; otherwise only an answer that reaches it would find out."""
+    specification: Any = specification_with(str(schema.get("$schema", "")), default=DRAFT202012)
+    root: Any = specification.create_resource(schema)
+    uri = root.id() or ""
+    open_ends: list[tuple[Any, Any]] = [(root, NO_NETWORK.with_resource(uri, root).resolver(uri))]
+    while open_ends:
+        resource, resolver = open_ends.pop()
+        contents: Any = resource.contents
+        if isinstance(contents, dict) and "$ref" in contents:
+            resolver.lookup(contents["$ref"])
+        open_ends += [(inner, resolver.in_subresource(inner)) for inner in resource.subresources()]

@@ -9,14 +9,19 @@ class NotJson(ValueError):
 
 
 def parse(answer: str) -> Any:
-    """The value. NotJson for anything around it, a key given twice, and numbers that JSON does not have."""
+    """The value. NotJson for anything around it, a key given twice, and what JSON or UTF-8 cannot hold."""
     text = answer.strip()
     if not text:
         raise NotJson("The answer is empty; it should be one JSON value.")
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        # Half a surrogate pair and 1e999 both load, and would break whoever sends or stores the feedback.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        return value
     except NotJson:
         raise
+    except UnicodeEncodeError:
+        raise NotJson("The answer is not valid JSON: a \\u escape names half of a surrogate pair.") from None
     except RecursionError:
         raise NotJson("The answer is nested too deeply to be read.") from None
     except ValueError as fault:
@@ -41,6 +46,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise NotJson(f"The answer gives the key `{key}` twice.")
+            raise NotJson(f"The answer gives the key {json.dumps(key)} twice.")
         found[key] = value
     return found

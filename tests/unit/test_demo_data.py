@@ -42,7 +42,13 @@ def phrases(split: str) -> set[str]:
     tables: Iterable[Any] = (getattr(bank, name) for name in demo_data.Bank.__dataclass_fields__)
     found: set[str] = set()
     for table in tables:
-        found.update(*table.values()) if isinstance(table, dict) else found.update(table)
+        match table:
+            case dict():
+                found.update(*table.values())
+            case str():
+                found.update(table.split())
+            case _:
+                found.update(table)
     return found
 
 

@@ -1,0 +1,283 @@
+"""Whole runs: a tiny random student, a teacher that follows rules behind a real server, a real store."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rule_teacher import RuleTeacher, rule_teacher, write_task
+from safetensors.torch import load_file
+
+import bbdistill
+from bbdistill.metrics import StepDone
+from bbdistill.report import render
+
+Rows = list[dict[str, Any]]
+
+
+def metrics_of(run: Path) -> Rows:
+    """Without the times, which alone may differ between equal runs."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def adapter_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def same_adapter(one: Path, other: Path) -> bool:
+    left, right = adapter_of(one), adapter_of(other)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(config, run directory) of a finished run; its teacher is gone."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with rule_teacher() as teacher:
+        config = write_task(folder, teacher, tiny_student)
+        bbdistill.run(config, out=folder / "run")
+    return config, folder / "run"
+
+
+def test_a_run_leaves_what_it_promises(recorded: tuple[Path, Path]):
+    _, run = recorded
+    report = json.loads((run / "report.json").read_text())
+    assert report["eval"]["teacher"] | {"nll": None} == {
+        "valid": 1.0,
+        "score": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "n": 6,
+        "nll": None,
+    }
+    assert set(report["eval"]["student_minus_sft"]) == {"score", "low", "high"}
+    assert report["train"]["steps"] == 5
+    assert report["train"]["corrections_accepted"] == report["train"]["corrections"] == 4
+    assert report["teacher"]["calls"] == 28
+    assert report["teacher"]["cached"] == 0
+    assert report["teacher"]["cost_usd"] is None  # no price is known for this teacher, and unknown is not 0
+    assert len(report["samples"]) == 6
+    assert render(report) == (run / "report.md").read_text()
+    assert [row["stage"] for row in metrics_of(run)] == ["warmup"] * 2 + ["discriminator"] + ["policy"] * 2
+
+
+def test_the_score_is_stamped_with_the_discriminator_of_the_step_before(recorded: tuple[Path, Path]):
+    rows = [row for row in metrics_of(recorded[1]) if row["stage"] != "warmup"]
+    # One discriminator step in its warm-up, one in each policy step, each after the score was taken.
+    assert [row["reward/discriminator_version"] for row in rows] == [0.0, 1.0, 2.0]
+
+
+def test_outputs_open_with_datasets_in_trl_columns(recorded: tuple[Path, Path]):
+    from datasets import load_dataset
+
+    _, run = recorded
+
+    def opened(pattern: str) -> Any:
+        files = sorted(str(file) for file in run.glob(pattern))
+        return load_dataset("json", data_files=files, split="train", cache_dir=str(run.parent / "hf"))
+
+    shown = opened("demonstrations.jsonl")
+    assert {"prompt", "completion"} <= set(shown.column_names)
+    assert shown[0]["completion"][0]["role"] == "assistant"
+    assert {"prompt", "chosen", "rejected"} <= set(opened("preferences/*.jsonl").column_names)
+    assert {"prompt", "completion", "original"} <= set(opened("corrections/*.jsonl").column_names)
+    assert len(opened("rollouts/*.jsonl")) == 3 * 2 * 2
+
+
+def test_two_replays_equal_the_run_without_a_server(recorded: tuple[Path, Path], tmp_path: Path):
+    config, run = recorded
+    store = config.parent / "cache" / "teacher.db"
+    before = store.read_bytes()
+    for name in ("first", "second"):
+        result = bbdistill.run(config, out=tmp_path / name, replay=str(store))
+        assert metrics_of(tmp_path / name) == metrics_of(run)
+        assert same_adapter(tmp_path / name, run)
+        assert result.report["teacher"]["cached"] == result.report["teacher"]["calls"] == 28
+        assert result.report["teacher"]["cost_usd"] is None or result.report["teacher"]["cost_usd"] == 0
+    assert store.read_bytes() == before
+
+
+def test_a_changed_prompt_misses_and_shows_the_difference(recorded: tuple[Path, Path], tmp_path: Path):
+    config, _ = recorded
+    for file in config.parent.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    lines = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(lines.replace('"Answer in JSON."', '"Answer in XML."'))
+    store = config.parent / "cache" / "teacher.db"
+    with pytest.raises(bbdistill.ReplayMiss) as miss:
+        bbdistill.run(tmp_path / "task.toml", out=tmp_path / "run", replay=str(store))
+    assert miss.value.exit_code == 4
+
+
+def test_three_steps_and_a_resume_are_the_whole_run(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=3, checkpoint_every=1)
+        whole = bbdistill.run(config, out=tmp_path / "whole")
+        asked = sum(teacher.asked.values())
+        fresh = f'teacher.cache="{tmp_path / "fresh.db"}"'
+
+        def stop_after_three(event: object) -> None:
+            if isinstance(event, StepDone) and event.step == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            bbdistill.run(config, out=tmp_path / "parts", overrides=(fresh,), on_event=stop_after_three)
+        parts = bbdistill.run(config, out=tmp_path / "parts", overrides=(fresh,), resume=True)
+        assert sum(teacher.asked.values()) == 2 * asked  # the stop bought nothing twice
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+    assert same_adapter(tmp_path / "parts", tmp_path / "whole")
+    assert parts.report["eval"] == whole.report["eval"]
+    assert parts.report["teacher"] == whole.report["teacher"]
+
+
+def test_killed_in_the_middle_nothing_answered_is_asked_again(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=3, checkpoint_every=1)
+        bbdistill.run(config, out=tmp_path / "whole")
+        asked, teacher.delay_s = dict(teacher.asked), 0.1
+        teacher.asked.clear()
+        arguments = ["run", str(config), "--out", str(tmp_path / "killed"), "--set", f"teacher.cache={tmp_path / 'k.db'}"]
+        started = subprocess.Popen([sys.executable, "-m", "bbdistill", *arguments], stderr=subprocess.DEVNULL)
+        wait_for(lambda: len(metrics_of(tmp_path / "killed")) >= 4, started)
+        os.kill(started.pid, signal.SIGKILL)
+        started.wait()
+        time.sleep(0.3)  # replies on their way at the kill are the server's, not ours
+        in_flight = sum(teacher.asked.values()) - calls_in(tmp_path / "k.db")
+        resumed = subprocess.run([sys.executable, "-m", "bbdistill", *arguments, "--resume"], capture_output=True, text=True)
+        assert resumed.returncode == 0, resumed.stderr
+        assert sum(teacher.asked.values()) == sum(asked.values()) + in_flight
+        assert set(teacher.asked) == set(asked)
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+    assert same_adapter(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_lag_uses_older_rollouts_on_a_fixed_schedule(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=4, lag=1)
+        bbdistill.run(config, out=tmp_path / "run")
+    with bbdistill.open_recording(tmp_path / "cache" / "teacher.db") as recording:
+        run = recording.runs()[-1].id
+        versions = [recording.rollouts(run, step)[0].policy_version for step in range(3, 7)]
+    # Three updates before the policy stage; then step t draws from the policy of step max(0, t - 1).
+    assert versions == [3, 3, 4, 5]
+
+
+def test_arun_leaves_the_loop_free_and_can_be_cancelled(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=2)
+
+        async def work() -> tuple[bbdistill.RunResult, int]:
+            running = asyncio.create_task(bbdistill.arun(config, out=tmp_path / "run"))
+            ticks = 0
+            while not running.done():
+                await asyncio.sleep(0.01)
+                ticks += 1
+            return await running, ticks
+
+        result, ticks = asyncio.run(work())
+        assert result.report["train"]["steps"] == 5
+        assert ticks > 20
+
+        async def cancelled() -> None:
+            running = asyncio.create_task(bbdistill.arun(config, out=tmp_path / "cancelled"))
+            await asyncio.sleep(1.0)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+        asyncio.run(cancelled())
+
+
+def test_sft_imitates_and_asks_for_nothing_else(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=6, learning_rate=0.01)
+        result = bbdistill.run(config, out=tmp_path / "run", overrides=('recipe="sft"',))
+    losses = [row["sft/loss"] for row in metrics_of(tmp_path / "run")]
+    assert losses[-1] < losses[0] - 1.0
+    assert set(result.report["teacher"]["by_purpose"]) == {"demonstrations", "evaluation"}
+    assert result.report["eval"]["student"]["nll"] < result.report["eval"]["base"]["nll"]
+
+
+def test_completions_that_came_with_the_data_are_not_bought(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=1)
+        rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+        lines = [json.dumps(row | {"completion": '{"number": %d}' % index}) for index, row in enumerate(rows)]
+        (tmp_path / "train.jsonl").write_text("\n".join(lines))
+        result = bbdistill.run(config, out=tmp_path / "run", overrides=('recipe="sft"',))
+    assert "demonstrations" not in {k for k, v in result.report["teacher"]["by_purpose"].items() if v["calls"]}
+    assert result.report["data"]["demonstrations"] > 0
+
+
+def test_no_key_is_written_anywhere(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    key = "sk-planted-0123456789abcdefghij"
+    monkeypatch.setenv("MY_KEY", key)
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=1)
+        bbdistill.run(config, out=tmp_path / "run", overrides=('teacher.api_key_env="MY_KEY"',))
+        assert teacher.keys == {f"Bearer {key}"}
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 10
+    assert [file for file in files if key.encode() in file.read_bytes()] == []
+    assert (tmp_path / "cache" / "teacher.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_directory_is_not_overwritten_by_accident(recorded: tuple[Path, Path], tmp_path: Path):
+    config, run = recorded
+    with pytest.raises(bbdistill.RunError, match="--resume"):
+        bbdistill.run(config, out=run, mode="replay")
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(bbdistill.RunError, match="not a run"):
+        bbdistill.run(config, out=tmp_path, mode="replay", overwrite=True)
+    with pytest.raises(bbdistill.ConfigError, match=r"train\.steps"):
+        bbdistill.run(config, out=run, mode="replay", resume=True, overrides=("train.steps=9",))
+
+
+def test_the_verbs_work_inside_a_running_loop(tmp_path: Path):
+    async def work(teacher: RuleTeacher) -> tuple[object, object, object]:
+        settings = {"base_url": teacher.base_url, "cache": tmp_path / "x.db"}
+        async with bbdistill.Teacher("openai:rules", **settings) as asked:
+            shown = await asked.demonstrate("number 7")
+            preferred = await asked.compare("number 7", '{"number": 7}', '{"number": 8}')
+            fix = await asked.correct("number 7", '{"number": 8}', "`number` is wrong")
+            return shown, preferred, fix
+
+    with rule_teacher() as teacher:
+        shown, preferred, fix = asyncio.run(work(teacher))
+        asked = sum(teacher.asked.values())
+        assert asked == 4
+        assert asyncio.run(work(teacher)) == (shown, preferred, fix)
+        assert sum(teacher.asked.values()) == asked  # the second time comes from the record
+    assert isinstance(shown, bbdistill.Demonstration)
+    assert shown.completion == '{"number": 7}'
+    assert isinstance(preferred, bbdistill.Preference)
+    assert (preferred.chosen, preferred.rejected) == ('{"number": 7}', '{"number": 8}')
+    assert isinstance(fix, bbdistill.Fix)
+    assert fix.text == '{"number": 7}'
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except (OSError, ValueError):
+            pass
+        assert process.poll() is None, f"the run ended early with {process.returncode}"
+        time.sleep(0.02)
+    raise AssertionError("waited too long")
+
+
+def calls_in(store: Path) -> int:
+    with bbdistill.open_recording(store) as recording:
+        return sum(call.kind != "fault" for call in recording.calls())

@@ -1,0 +1,89 @@
+"""A student small enough for unit tests: a random two-layer Llama with a byte-level tokenizer and a ChatML template."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bbdistill.config import DiscriminatorConfig, RunConfig, StudentConfig, TaskConfig, TeacherConfig, TrainConfig
+from bbdistill.types import Prompt
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = ["Answer in JSON.", "number 17", '{"number": 17}', "What is the capital of France? The capital is Paris."]
+
+
+def tiny_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
+    """Every byte has a token, so every text round-trips."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=template
+    )
+
+
+def tiny_student(directory: Path, *, seed: int = 0, context: int = 256) -> Path:
+    """Writes the model and its tokenizer to `directory`, in float32; the same seed gives the same weights."""
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.2,  # wide enough for distributions that are neither flat nor certain
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] *= 4  # so that about half of its completions end by themselves
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def tiny_config(model: Path, *, max_new_tokens: int = 12, temperature: float = 1.0, **train: float) -> RunConfig:
+    """A config for `open_student`: float32 on the CPU, LoRA of rank 4."""
+    return RunConfig(
+        recipe="gad",
+        student=StudentConfig(
+            model=str(model),
+            device="cpu",
+            dtype="float32",
+            lora_rank=4,
+            lora_alpha=8,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=1.0,
+        ),
+        teacher=TeacherConfig(model="openai:none"),
+        task=TaskConfig(prompts=model / "none.jsonl"),
+        train=TrainConfig(**train),
+        discriminator=DiscriminatorConfig(learning_rate=1e-2),
+    )
+
+
+def prompts(count: int, *, system: str = "Answer in JSON.") -> list[Prompt]:
+    """Prompts of different lengths with the same beginning."""
+    return [
+        Prompt(
+            id=f"p{i}",
+            messages=({"role": "system", "content": system}, {"role": "user", "content": "number " + "7" * (i + 1)}),
+        )
+        for i in range(count)
+    ]
