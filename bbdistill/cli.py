@@ -297,7 +297,7 @@ def main() -> None:
         _say(f"error: {fault}")
         sys.exit(fault.exit_code)
     except KeyboardInterrupt:
-        _say("interrupted; replies that were paid for are stored, and the run goes on with `--resume`")
+        _say("interrupted; every reply that was paid for is stored")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)

@@ -137,7 +137,7 @@ class TrainConfig(Section):
 class DiscriminatorConfig(Section):
     warmup_steps: int = Field(4, ge=0)
     """Steps that train the discriminator on the warmed-up student before its score is used as a reward."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
     reward_weight: float = Field(1.0, ge=0)
     """Weight of the discriminator in the reward."""
     verifier_weight: float = Field(1.0, ge=0)

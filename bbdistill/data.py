@@ -64,8 +64,15 @@ def split(prompts: Sequence[Prompt], *, validation: int, seed: int) -> tuple[tup
 
 
 def write_demonstrations(path: Path, rows: Iterable[Demonstration]) -> None:
-    """id, prompt, completion, source."""
-    _write(path, ({**_prompt(d.prompt), "completion": _said(d.completion), "source": d.source} for d in rows))
+    """id, prompt, completion, source, and the prompt's reference where there is one."""
+    _write(
+        path,
+        (
+            {**_prompt(d.prompt), "completion": _said(d.completion), "source": d.source}
+            | ({} if d.prompt.reference is None else {"reference": d.prompt.reference})
+            for d in rows
+        ),
+    )
 
 
 def write_preferences(path: Path, rows: Iterable[Preference]) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bbdistill.config import RunConfig, Settings
 from bbdistill.errors import MissingExtraError, RunError
 from bbdistill.metrics import Event, OnEvent
 from bbdistill.rundir import RunDir
 from bbdistill.task import load_task, resolve
+
+if TYPE_CHECKING:
+    from bbdistill.setup import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,11 @@ def run(
 
     name = resolved.recipe if isinstance(config, RunConfig) else Path(config).stem
     with open_run(name, resolved, task, given, on_event or _ignore, stop or threading.Event()) as live:
-        return finish(live, train(live))
+        try:
+            return finish(live, train(live))
+        except BaseException:
+            live.note(_parting(live, config, given))
+            raise
 
 
 async def arun(config: str | Path | RunConfig, *, on_event: OnEvent | None = None, **options: Any) -> RunResult:
@@ -105,6 +112,18 @@ def need_torch(what: str) -> None:
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"{what} needs {', '.join(missing)}; install with `pip install 'bbdistill[train]'`")
+
+
+def _parting(live: "Run", config: str | Path | RunConfig, settings: Settings) -> str:
+    """What an unfinished run has cost so far, and how to go on with it."""
+    spent = live.teacher.ledger.summary()["cost_usd"]
+    cost = "an unknown sum (no price for this model)" if spent is None else f"${spent:.4f}"
+    command = "the same call and `resume=True`"
+    if not isinstance(config, RunConfig):
+        options = [*(f"--set '{override}'" for override in settings.overrides), f"--out {live.directory.path}"]
+        options += [f"--replay {settings.replay}"] if settings.replay else []
+        command = f"bbdistill run {config} {' '.join(options)} --resume"
+    return f"stopped; spent so far: {cost}; everything paid for is kept; go on with: {command}"
 
 
 def _ignore(_: Event) -> None:

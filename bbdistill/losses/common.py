@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 AT_ONCE = 128
 """Positions whose logits are turned to float32 at a time."""
 

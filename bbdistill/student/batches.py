@@ -132,9 +132,7 @@ def limits_of(device: torch.device) -> Limits:
 
 
 def _tokens(rows: Sequence[Row], limits: Limits) -> int:
-    """Padded tokens of one forward over `rows`; 0 without rows."""
-    if not rows:
-        return 0
+    """Padded tokens of one forward over `rows`."""
     shared = _shared(rows, limits)
     return shared + len(rows) * (_longest(rows) - shared)
 

@@ -54,11 +54,12 @@ def connect(
     if replay is not None or mode == "replay":
         file, _, source = (replay or str(config.cache)).partition("#")
         return _replaying(config, Path(file), source or None, planned=run is not None)
+    key = _key(config)  # first, so that a missing one leaves nothing behind
     store = None if mode == "off" else Store(config.cache)
     if store is not None:
         run = store.start_run(facts or {"teacher": config.model}, run=run)
     stack = open_stack(store, mode=mode, run=run, settings=_settings(config))
-    provider = _provider(config, AsyncEdge(stack), _key(config))
+    provider = _provider(config, AsyncEdge(stack), key)
     return Connection(provider=provider, store=store, run=run, source=run, replaying=False)
 
 

@@ -13,7 +13,7 @@ Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
 
 @dataclass(slots=True)
 class Line:
-    """Sums over the calls of one purpose. `abstained` is part of `calls`; `unpriced` calls are in no dollar sum."""
+    """Sums over the calls of one purpose; `abstained` is part of `calls`."""
 
     calls: int = 0
     cached: int = 0
@@ -22,6 +22,9 @@ class Line:
     cost_usd: float = 0.0
     recorded_cost_usd: float = 0.0
     unpriced: int = 0
+    """Calls that cost something now, nobody knows what; they are in no sum of `cost_usd`."""
+    recorded_unpriced: int = 0
+    """The same of `recorded_cost_usd`."""
     abstained: int = 0
 
 
@@ -57,7 +60,8 @@ class Ledger:
         line.output_tokens += reply.usage.output_tokens
         line.cost_usd += reply.cost_usd or 0.0
         line.recorded_cost_usd += reply.recorded_cost_usd or 0.0
-        line.unpriced += reply.recorded_cost_usd is None
+        line.unpriced += reply.cost_usd is None
+        line.recorded_unpriced += reply.recorded_cost_usd is None
 
     def abstained(self, purpose: str, reason: str) -> None:
         self.line(purpose).abstained += 1
@@ -71,11 +75,12 @@ class Ledger:
         """The `teacher` table of the report. A cost is None as soon as one call has no known price."""
         lines = self.lines.values()
         priced = not any(line.unpriced for line in lines)
+        recorded_priced = not any(line.recorded_unpriced for line in lines)
         return {
             "calls": self.calls,
             "cached": sum(line.cached for line in lines),
             "cost_usd": sum(line.cost_usd for line in lines) if priced else None,
-            "recorded_cost_usd": sum(line.recorded_cost_usd for line in lines) if priced else None,
+            "recorded_cost_usd": sum(line.recorded_cost_usd for line in lines) if recorded_priced else None,
             "abstain_rate": self.abstain_rate(*self.lines),
             "order_flip_rate": self.flips / self.comparisons if self.comparisons else None,
             "comparisons": self.comparisons,

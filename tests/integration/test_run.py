@@ -101,7 +101,8 @@ def test_two_replays_equal_the_run_without_a_server(recorded: tuple[Path, Path],
         assert metrics_of(tmp_path / name) == metrics_of(run)
         assert same_adapter(tmp_path / name, run)
         assert result.report["teacher"]["cached"] == result.report["teacher"]["calls"] == 28
-        assert result.report["teacher"]["cost_usd"] is None or result.report["teacher"]["cost_usd"] == 0
+        assert result.report["teacher"]["cost_usd"] == 0
+        assert result.report["teacher"]["recorded_cost_usd"] is None
     assert store.read_bytes() == before
 
 

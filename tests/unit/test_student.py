@@ -14,10 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bbdistill.errors import ConfigError, RunError
-from bbdistill.objectives import PolicyExample, RankedPair, SFTExample
 from bbdistill.student import checkpoint
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import FORWARD_COST, Row, collate, completion_logprobs, last_hidden, micro_batches
+from bbdistill.student.batches import CPU, Limits, Row, collate, completion_logprobs, last_hidden, micro_batches
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.export import load_adapter, merge, save_adapter
 from bbdistill.student.files import whole_directory
@@ -25,7 +24,7 @@ from bbdistill.student.model import load_base
 from bbdistill.student.sample import draw, sample
 from bbdistill.student.student import Student, open_student, preview
 from bbdistill.student.tokenize import Chat
-from bbdistill.types import Prompt
+from bbdistill.types import PolicyExample, Prompt, RankedPair, SFTExample
 
 ODD_TEXTS = [
     '{"a": [1, 2.5, null]}',
@@ -227,7 +226,7 @@ def test_batched_logprobs_and_gradients_equal_those_of_single_rows(student: Stud
     disturb(student)
     with student.adapters.use("policy", train=True):
         batch = collate(model, rows)
-        assert batch.prefix.shape[1] == (0 if 5 * prefix < FORWARD_COST else prefix)
+        assert batch.prefix.shape[1] == (0 if 5 * prefix < CPU.forward_cost else prefix)
         logprobs = completion_logprobs(model, batch)
         assert batch.mask.sum(1).tolist() == [len(row.completion) for row in rows]
         (logprobs.square() * batch.mask).sum().backward()
@@ -253,27 +252,29 @@ def test_last_hidden_is_that_of_each_rows_last_token(student: Student, prefix: i
             torch.testing.assert_close(hidden, alone, rtol=0, atol=1e-4)
 
 
-def test_place_puts_values_on_the_completion_tokens(student: Student):
+def test_a_batch_by_hand(student: Student):
     rows = [Row(prompt=(5, 6, 7), completion=(8,)), Row(prompt=(5,), completion=(9, 10))]
     batch = collate(student.base.model, rows)
-    assert batch.targets.tolist() == [[6, 7, 8], [9, 10, 0]]
-    assert batch.mask.tolist() == [[0, 0, 1], [1, 1, 0]]
-    assert batch.place([[0.5], [1.5, 2.5]]).tolist() == [[0, 0, 0.5], [1.5, 2.5, 0]]
+    assert batch.inputs.tolist() == [[5, 6, 7], [5, 9, 0]]
+    assert batch.predicts.tolist() == [[False, False, True], [True, True, False]]
+    assert batch.targets.tolist() == [[8, 0], [9, 10]]
+    assert batch.mask.tolist() == [[1, 0], [1, 1]]
+    assert batch.place([[0.5], [1.5, 2.5]]).tolist() == [[0.5, 0], [1.5, 2.5]]
 
 
 def test_micro_batches_hold_every_group_once_and_fit_the_budget():
-    rows = random_rows(40, prefix=20)
-    batches = micro_batches([[row] for row in rows], budget=300)
+    rows = random_rows(40)
+    batches = micro_batches([[row] for row in rows], Limits(budget=100, forward_cost=10))
     assert sorted(index for batch in batches for index in batch) == list(range(40))
-    assert all(len(batch) * max(len(rows[i].ids) for i in batch) <= 300 for batch in batches)
-    assert len(batches) < 10
+    assert all(len(batch) * max(len(rows[i].ids) for i in batch) <= 100 for batch in batches)
+    assert len(batches) < 20
 
 
 def test_rows_of_one_prompt_share_a_batch_and_other_prompts_stay_out_where_that_is_cheaper():
     """Two long prompts with four short completions each: together each row would carry a whole prompt."""
     one, two = tuple(range(1000)), tuple(range(1000, 2000))
     rows = [Row(prompt=prompt, completion=(i,) * 5) for i in range(4) for prompt in (one, two)]
-    assert sorted(map(sorted, micro_batches([[row] for row in rows]))) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert sorted(map(sorted, micro_batches([[row] for row in rows], CPU))) == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
