@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ReplayMiss,
         RunError,
+        RunStopped,
         StoreError,
         TeacherError,
     )
@@ -45,6 +46,7 @@ _HOME = {
             "MissingExtraError",
             "ReplayMiss",
             "RunError",
+            "RunStopped",
             "StoreError",
             "TeacherError",
         ),
@@ -68,6 +70,7 @@ __all__ = [
     "Rollout",
     "RunError",
     "RunResult",
+    "RunStopped",
     "StoreError",
     "Teacher",
     "TeacherError",

@@ -7,7 +7,8 @@
     ├── ReplayMiss                 exit 4   a replay asked for something that was never recorded
     ├── TeacherError               exit 1   the teacher cannot be used at all (key, quota, address)
     ├── StoreError                 exit 1   the record cannot be written or read
-    └── RunError                   exit 1   a run directory or checkpoint is not what it should be
+    ├── RunError                   exit 1   a run directory or checkpoint is not what it should be
+    └── RunStopped                 exit 130 the caller asked a run to stop; everything so far is kept
 
 A reply that cannot be used is not an error: it is an `Abstain` (see `types.py`), counted and masked.
 """
@@ -45,3 +46,7 @@ class StoreError(BBDistillError):
 
 class RunError(BBDistillError):
     pass
+
+
+class RunStopped(BBDistillError):
+    exit_code = 130

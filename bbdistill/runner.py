@@ -38,7 +38,7 @@ def run(
 ) -> RunResult:
     """Trains a student. `options` are the fields of `Settings`.
 
-    Setting `stop` ends the run at the next safe place with KeyboardInterrupt; paid replies and checkpoints stay.
+    Setting `stop` ends the run at the next safe place with RunStopped; paid replies and checkpoints stay.
     """
     given = replace(settings or Settings(), **options)
     resolved = resolve(config, given)  # before torch is loaded: most mistakes are found here

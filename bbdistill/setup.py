@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bbdistill.client.loop import LoopThread
 from bbdistill.config import RunConfig, Settings, dump_config
-from bbdistill.errors import ConfigError, RunError
+from bbdistill.errors import ConfigError, RunError, RunStopped
 from bbdistill.metrics import Note, OnEvent, Progress
 from bbdistill.objectives import Stage, stages
 from bbdistill.plan import Plan
@@ -70,7 +70,7 @@ class Run:
                 raise
             if self.stop.is_set():
                 future.cancel()
-                raise KeyboardInterrupt
+                self.check_stop()
             totals = ledger.summary()
             self.on_event(
                 Progress(
@@ -85,14 +85,14 @@ class Run:
             )
 
     def check_stop(self) -> None:
+        # Not KeyboardInterrupt: asyncio lets that one out of the loop at once, past every handler.
         if self.stop.is_set():
-            raise KeyboardInterrupt
+            raise RunStopped("the run was asked to stop")
 
     def check_abstentions(self, *purposes: str) -> None:
         """RunError where too many of these calls gave nothing usable."""
         ledger, allowed = self.teacher.ledger, self.config.feedback.max_abstain_rate
-        calls = sum(ledger.line(purpose).calls for purpose in purposes)
-        rate = ledger.abstain_rate(*purposes)
+        calls, rate = ledger.calls_for(*purposes), ledger.abstain_rate(*purposes)
         if calls >= ENOUGH_CALLS and rate > allowed:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.abstain_reasons.most_common(3))
             asked = f"{calls} calls for {' and '.join(purposes)}"

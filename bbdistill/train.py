@@ -57,6 +57,7 @@ class Trainer:
         """Every remaining step; a validation and a checkpoint where the stage asks for one."""
         for stage in self.run.stages[self.state.stage :]:
             while not self.state.stage_over(stage):
+                self.run.check_stop()
                 started = time.monotonic()
                 metrics = self.step(stage)
                 seconds = time.monotonic() - started

@@ -1,4 +1,4 @@
-"""Every test runs offline: a connection to anything but loopback is an error, and no key of the developer's is visible."""
+"""Every test runs offline: only loopback can be reached, and no key of the developer's is visible."""
 
 import os
 import socket

@@ -1,6 +1,6 @@
 """A teacher that follows rules instead of a model, behind a real HTTP server on loopback, and counts what it is asked.
 
-Its task: the user names a number ("number 17"); the answer is {"number": 17}. It prefers the right answer and repairs any.
+The user names a number ("number 17"); the answer is {"number": 17}. It prefers the right answer and repairs any.
 """
 
 import json

@@ -12,6 +12,8 @@ from bbdistill.client.values import as_object, parse
 
 _RETRYABLE = {408, 409, 429}
 _FINAL = {400, 401, 402, 403, 404, 413, 422}
+STRUCTURED_OUTPUT = ("response_format", "json_schema", "output_config", "structured output")
+"""A server that names one of these does not take that form of request; some say so with a 500."""
 _OUT_OF_MONEY = ("insufficient_quota", "billing", "spend_limit")
 
 
@@ -30,7 +32,7 @@ def examine(call: Call, reply: Reply) -> Reply:
     raise Fault(
         reason[:500],
         reply=reply,
-        retryable=_retryable(reply, said),
+        retryable=_retryable(reply, said) and not any(word in message.lower() for word in STRUCTURED_OUTPUT),
         retry_after_s=retry_after(reply),
         latency_s=reply.latency_s,
     )

@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 GROUPED = "bbdistill_grouped"
 PLAIN_FAMILIES = frozenset(("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"))
 """Model types whose attention is softmax(scale q k + mask) v and nothing else."""
+
+LONG = 1 << 20
+"""Scores per head beyond which holding them all costs more memory than it saves time."""
 
 
 def attention_for(device: torch.device, model_type: str) -> str:
@@ -29,12 +33,14 @@ def grouped_attention(
     attention_mask: Tensor | None,
     scaling: float,
     **_: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Tensor | None]:
     """(B, N, H, D) attention of `query` (B, H, N, D) to `key` and `value` (B, K, S, D), where H is a multiple of K.
 
     The queries of one key head are laid in a row, so that two batched products do for all of them.
     `attention_mask` is added to the scores: (B or 1, 1, N, S).
     """
+    if query.shape[2] * key.shape[2] > LONG:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
     batch, heads, length, width = query.shape
     shared = key.shape[1]
     queries = (query * scaling).reshape(batch * shared, -1, width)  # (B K, H/K N, D)

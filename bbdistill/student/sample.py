@@ -145,7 +145,7 @@ class _Decoder:
         else:
             # 1 - random() is in (0, 1], so that a token of probability 0 is never drawn.
             uniforms = torch.tensor([1 - row.draw.random() for row in rows], dtype=torch.float64)
-            ids, logprobs = draw(logits / self.temperature, uniforms.to(logits.device), self.top_p)
+            ids, logprobs = draw(logits / self.temperature, uniforms, self.top_p)
         for row, token, logprob in zip(rows, ids, logprobs, strict=True):
             row.token_ids.append(token)
             row.logprobs.append(logprob)
@@ -155,12 +155,15 @@ class _Decoder:
 
 def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> tuple[list[int], list[float]]:
     """Tokens by inverse CDF and their log-probs. `logits`: (B, V); `uniforms`: (B,) float64 in (0, 1]."""
-    probs = logits.float().softmax(-1).double()  # (B, V)
+    probs = logits.float().softmax(-1)  # (B, V)
+    probs = (probs.cpu() if probs.device.type == "mps" else probs).double()  # mps has no float64
     if top_p < 1:
         probs = _nucleus(probs, top_p)
     cdf = probs.cumsum(-1)
     total = cdf[:, -1:]
-    ids = torch.searchsorted(cdf, uniforms.unsqueeze(1) * total)  # the first token whose CDF reaches the number
+    ids = torch.searchsorted(
+        cdf, uniforms.to(cdf.device).unsqueeze(1) * total
+    )  # the first token whose CDF reaches the number
     logprobs = (probs.gather(1, ids) / total).log()
     return ids.squeeze(1).tolist(), logprobs.squeeze(1).tolist()
 

@@ -5,6 +5,7 @@ import openai
 
 from bbdistill.client.call import Fault
 from bbdistill.client.edge import unwrap
+from bbdistill.client.faults import STRUCTURED_OUTPUT
 from bbdistill.config import TeacherConfig
 from bbdistill.errors import BBDistillError, TeacherError
 
@@ -43,4 +44,4 @@ def refuses_schema(fault: Exception) -> bool:
     if not isinstance(fault, _StatusError) or fault.status_code in (401, 403, 404, 429):
         return False
     said = fault.response.text.lower()
-    return any(word in said for word in ("response_format", "json_schema", "output_config", "structured output"))
+    return any(word in said for word in STRUCTURED_OUTPUT)

@@ -94,9 +94,12 @@ class Ledger:
 
     def abstain_rate(self, *purposes: str) -> float:
         """Share of these purposes' calls that gave nothing usable; 0 where none was made."""
-        lines = [self.line(purpose) for purpose in purposes]
-        calls = sum(line.calls for line in lines)
-        return sum(line.abstained for line in lines) / calls if calls else 0.0
+        calls = self.calls_for(*purposes)
+        abstained = sum(self.lines[purpose].abstained for purpose in purposes if purpose in self.lines)
+        return abstained / calls if calls else 0.0
+
+    def calls_for(self, *purposes: str) -> int:
+        return sum(self.lines[purpose].calls for purpose in purposes if purpose in self.lines)
 
     def state(self) -> dict[str, Any]:
         return {**asdict(self), "in_flight": 0}

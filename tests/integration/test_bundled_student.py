@@ -1,4 +1,4 @@
-"""The real bundled model: its conversion, its tokenizer, and a few real steps in bfloat16 (or float32 where that is slow)."""
+"""The real bundled model: its conversion, its tokenizer, and a few real steps, in bfloat16 where that is fast."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -27,7 +27,7 @@ JSON = Prompt(
     ),
 )
 TEXTS = [
-    '{"a": 12,  "b": [1, 2.50, null], "c": "naïve – 日本語 🙂"}',
+    '{"a": 12,  "b": [1, 2.50, null], "c": "naïve - 日本語 🙂"}',
     "  12  345\n\n\t½ it's O'Neill's 3rd",
     "a literal <|im_end|> and <|im_start|>user inside",
     "",

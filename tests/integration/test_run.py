@@ -146,14 +146,23 @@ def test_killed_in_the_middle_nothing_answered_is_asked_again(tiny_student: Path
         bbdistill.run(config, out=tmp_path / "whole")
         asked, teacher.delay_s = dict(teacher.asked), 0.1
         teacher.asked.clear()
-        arguments = ["run", str(config), "--out", str(tmp_path / "killed"), "--set", f"teacher.cache={tmp_path / 'k.db'}"]
+        arguments = [
+            "run",
+            str(config),
+            "--out",
+            str(tmp_path / "killed"),
+            "--set",
+            f"teacher.cache={tmp_path / 'k.db'}",
+        ]
         started = subprocess.Popen([sys.executable, "-m", "bbdistill", *arguments], stderr=subprocess.DEVNULL)
         wait_for(lambda: len(metrics_of(tmp_path / "killed")) >= 4, started)
         os.kill(started.pid, signal.SIGKILL)
         started.wait()
         time.sleep(0.3)  # replies on their way at the kill are the server's, not ours
         in_flight = sum(teacher.asked.values()) - calls_in(tmp_path / "k.db")
-        resumed = subprocess.run([sys.executable, "-m", "bbdistill", *arguments, "--resume"], capture_output=True, text=True)
+        resumed = subprocess.run(
+            [sys.executable, "-m", "bbdistill", *arguments, "--resume"], capture_output=True, text=True
+        )
         assert resumed.returncode == 0, resumed.stderr
         assert sum(teacher.asked.values()) == sum(asked.values()) + in_flight
         assert set(teacher.asked) == set(asked)
@@ -189,13 +198,24 @@ def test_arun_leaves_the_loop_free_and_can_be_cancelled(tiny_student: Path, tmp_
         assert ticks > 20
 
         async def cancelled() -> None:
-            running = asyncio.create_task(bbdistill.arun(config, out=tmp_path / "cancelled"))
-            await asyncio.sleep(1.0)
+            stepped, loop = asyncio.Event(), asyncio.get_running_loop()
+
+            def tell(event: object) -> None:
+                if isinstance(event, StepDone):
+                    loop.call_soon_threadsafe(stepped.set)
+
+            longer = ("train.steps=200", f'teacher.cache="{tmp_path / "c.db"}"')
+            running = asyncio.create_task(
+                bbdistill.arun(config, out=tmp_path / "cancelled", overrides=longer, on_event=tell)
+            )
+            await stepped.wait()
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
 
         asyncio.run(cancelled())
+        assert calls_in(tmp_path / "c.db") > 0
+        assert not (tmp_path / "cancelled" / "report.json").exists()
 
 
 def test_sft_imitates_and_asks_for_nothing_else(tiny_student: Path, tmp_path: Path):
@@ -212,7 +232,7 @@ def test_completions_that_came_with_the_data_are_not_bought(tiny_student: Path, 
     with rule_teacher() as teacher:
         config = write_task(tmp_path, teacher, tiny_student, steps=1)
         rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-        lines = [json.dumps(row | {"completion": '{"number": %d}' % index}) for index, row in enumerate(rows)]
+        lines = [json.dumps(row | {"completion": json.dumps({"number": i})}) for i, row in enumerate(rows)]
         (tmp_path / "train.jsonl").write_text("\n".join(lines))
         result = bbdistill.run(config, out=tmp_path / "run", overrides=('recipe="sft"',))
     assert "demonstrations" not in {k for k, v in result.report["teacher"]["by_purpose"].items() if v["calls"]}

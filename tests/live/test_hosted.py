@@ -1,4 +1,4 @@
-"""One cheap call to each hosted API. Costs money: run with `scripts/test -m live tests/live`, keys in the environment."""
+"""A few cheap calls to each hosted API. They cost money: `scripts/test -m live tests/live`, keys in the environment."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The student side on a tiny random model: what is sampled, trained, saved and exported, compared with the plain way."""
+"""The student side on a tiny random model: what it samples, trains, saves and exports, held against the plain way."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bbdistill.errors import ConfigError, RunError
-from bbdistill.student import checkpoint
+from bbdistill.student import attention, checkpoint
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import CPU, Limits, Row, collate, completion_logprobs, last_hidden, micro_batches
 from bbdistill.student.discriminator import Discriminator
@@ -240,6 +240,15 @@ def test_batched_logprobs_and_gradients_equal_those_of_single_rows(student: Stud
         model.zero_grad()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_long_attention_equals_short(student: Student, monkeypatch: pytest.MonkeyPatch):
+    """Both ways to compute it, after a shared prefix and with padding."""
+    rows, model = random_rows(6, prefix=150), student.base.model
+    with student.adapters.use("policy"):
+        short = completion_logprobs(model, collate(model, rows))
+        monkeypatch.setattr(attention, "LONG", 0)
+        torch.testing.assert_close(completion_logprobs(model, collate(model, rows)), short, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("prefix", [0, 150])
@@ -622,7 +631,8 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path):
             (new / "tensors.pt").write_bytes(b"half")
             raise Killed
 
-    pytest.raises(Killed, crash)
+    with pytest.raises(Killed):
+        crash()
     tensors, facts = checkpoint.load(tmp_path / "step_000001")
     assert tensors["x"].tolist() == [1, 1]
     assert facts == {"step": 1}

@@ -204,7 +204,9 @@ def test_a_server_without_structured_output_is_asked_for_text(provider: str, tmp
     refused = error(400, message="unknown parameter: response_format / output_config")
     tries = 2 if provider == "openai" else 1
     answers = [refused] * tries
-    with ScriptedServer(*answers, otherwise=good("/messages" if provider == "anthropic" else "/chat", "The winner is A.")) as server:
+    with ScriptedServer(
+        *answers, otherwise=good("/messages" if provider == "anthropic" else "/chat", "The winner is A.")
+    ) as server:
         found, _ = ask(server, provider, tmp_path, lambda t: t.compare("q", "x", "y"))
     assert isinstance(found, Tie)
     assert len(server.seen) == tries + 2
@@ -236,7 +238,8 @@ def test_a_price_makes_dollars_and_a_cap_stops(tmp_path: Path):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_every_verb_through_a_server_of_other_hands(llmock: LLMock, provider: str, tmp_path: Path):
-    llmock.reply("The winner is A.").delay(0)
+    for _ in range(4):
+        llmock.reply("The winner is A.").delay(0)
 
     async def work() -> tuple[Any, Any, Any]:
         url = llmock.base_url(provider)
