@@ -54,12 +54,11 @@ def diagnose(config: Path | None, *, overrides: tuple[str, ...] = (), judge: int
 def pairs_of(prompts: Sequence[Prompt], count: int) -> list[Pair]:
     """Pairs made from the references: one field takes the value it has in another prompt. Always the same ones."""
     draw = random.Random(0)
-    labelled = [prompt for prompt in prompts if isinstance(prompt.reference, dict) and prompt.reference]
+    labelled = [(prompt, _fields_of(prompt)) for prompt in prompts if _fields_of(prompt)]
     found: list[Pair] = []
-    for prompt in draw.sample(labelled, len(labelled)):
-        reference = cast(dict[str, Any], prompt.reference)
+    for prompt, reference in draw.sample(labelled, len(labelled)):
         key = list(reference)[len(found) % len(reference)]
-        others = [other.reference[key] for other in labelled if other.reference.get(key) != reference[key]]
+        others = [other[key] for _, other in labelled if key in other and other[key] != reference[key]]
         if others and len(found) < count:
             wrong = {**reference, key: draw.choice(others)}
             found.append(Pair(prompt=prompt, right=_written(reference), wrong=_written(wrong)))
@@ -84,7 +83,7 @@ async def _teacher(config: RunConfig, task: Task, judge: int) -> list[Check]:
         async with Teacher.from_config(config.teacher, templates=config.task.templates) as teacher:
             reply = await teacher.demonstrate(task.train[0])
             ok = not isinstance(reply, Abstain)
-            says = "answers" if ok else f"gives nothing usable: {cast(Abstain, reply).reason}"
+            says = f"gives nothing usable: {reply.reason}" if isinstance(reply, Abstain) else "answers"
             checks = [Check(name=f"teacher {config.teacher.model}", ok=ok, says=says)]
             if judge and ok:
                 checks += await _judge(teacher, task, judge)
@@ -140,6 +139,12 @@ def _writable(directory: Path) -> Check:
             return Check(name="directory", ok=True, says=f"`{directory}` can be written")
     except OSError as fault:
         return Check(name="directory", ok=False, says=f"`{directory}` cannot be written: {fault.strerror}")
+
+
+def _fields_of(prompt: Prompt) -> dict[str, Any]:
+    """The reference, where it is an object."""
+    reference: object = prompt.reference
+    return cast(dict[str, Any], reference) if isinstance(reference, dict) else {}
 
 
 def _written(answer: dict[str, Any]) -> str:

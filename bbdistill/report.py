@@ -11,9 +11,9 @@ data                    train, validation, test, with_reference, demonstrations,
 samples                 ten test prompts with every model's answer
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -84,5 +84,6 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("bbdistill", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced)
+    filters = cast(dict[str, Callable[..., str]], environment.filters)  # pyright: ignore[reportUnknownMemberType]
+    filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced)
     return environment

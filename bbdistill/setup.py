@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from bbdistill.client.loop import LoopThread
-from bbdistill.config import RunConfig, Settings, dump_config
+from bbdistill.config import RunConfig, Settings, Table, dump_config
 from bbdistill.errors import ConfigError, RunError, RunStopped
 from bbdistill.metrics import Note, OnEvent, Progress
 from bbdistill.objectives import Stage, stages
@@ -183,7 +183,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = ""
     for key in {**before, **now}:
         name, old, new = f"{at}{key}", before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{name}.")
+            found += _differences(cast(Table, old), cast(Table, new), f"{name}.")
         elif old != new and name not in RESUMABLE_CHANGES:
             found.append(name)
     return found

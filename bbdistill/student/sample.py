@@ -161,9 +161,8 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> tuple[list[int], lis
         probs = _nucleus(probs, top_p)
     cdf = probs.cumsum(-1)
     total = cdf[:, -1:]
-    ids = torch.searchsorted(
-        cdf, uniforms.to(cdf.device).unsqueeze(1) * total
-    )  # the first token whose CDF reaches the number
+    numbers = uniforms.to(cdf.device).unsqueeze(1) * total  # (B, 1)
+    ids = torch.searchsorted(cdf, numbers)  # the first token whose CDF reaches the number
     logprobs = (probs.gather(1, ids) / total).log()
     return ids.squeeze(1).tolist(), logprobs.squeeze(1).tolist()
 
