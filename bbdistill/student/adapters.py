@@ -1,6 +1,7 @@
 """Several LoRA adapters on one frozen base, used one at a time. The reference model is "no adapter"."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -79,7 +80,8 @@ def _inject(base: Base, rank: int, alpha: int, seed: int) -> PeftModel:
     def lora(targets: str | list[str]) -> LoraConfig:
         return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
 
-    with torch.random.fork_rng(devices=[]):  # PEFT draws on the CPU, whatever the device
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # PEFT draws on the CPU, whatever the device
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's to mend
         torch.manual_seed(seed)
         model = get_peft_model(base.model, lora("all-linear"), adapter_name=NAMES[0])
         # "all-linear" would now find PEFT's own layers; the first adapter has resolved it to the model's.

@@ -26,7 +26,7 @@ class Limits:
     """What starting a forward costs beside its tokens."""
 
 
-CPU = Limits(budget=2048, forward_cost=64)
+CPU = Limits(budget=1024, forward_cost=64)
 """Measured on two cores with a model of 135M parameters: time is linear in tokens from 500 to 2,300 per forward."""
 ACCELERATOR = Limits(budget=16384, forward_cost=1024)
 
