@@ -24,11 +24,13 @@ class Limits:
     """Padded tokens in one forward with gradients, which bounds its memory."""
     forward_cost: int
     """What starting a forward costs beside its tokens."""
+    cached: int
+    """Positions in the cache of one batch that is being sampled, which bounds its memory."""
 
 
-CPU = Limits(budget=1024, forward_cost=64)
+CPU = Limits(budget=1024, forward_cost=64, cached=1 << 14)
 """Measured on two cores with a model of 135M parameters: time is linear in tokens from 500 to 2,300 per forward."""
-ACCELERATOR = Limits(budget=16384, forward_cost=1024)
+ACCELERATOR = Limits(budget=16384, forward_cost=1024, cached=1 << 15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,7 @@ class Batch:
 
 def collate(model: PreTrainedModel, rows: Sequence[Row]) -> Batch:
     """Tensors on the model's device for rows that share a forward."""
-    shared = _shared(rows, limits_of(model.device)) if _can_share(model) else 0
+    shared = shared_prefix(model, [row.prompt for row in rows])
     before = [len(row.prompt) - shared - 1 for row in rows]  # inputs that predict prompt tokens
     predicts = [[False] * b + [True] * len(row.completion) for b, row in zip(before, rows, strict=True)]
     device = model.device
@@ -80,7 +82,7 @@ def collate(model: PreTrainedModel, rows: Sequence[Row]) -> Batch:
 
 def completion_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
     """(B, T) log-probs in nats of `batch.targets`, 0 where `batch.mask` is. Only the logits they need are computed."""
-    after = _after_prefix(model, batch.prefix, len(batch.inputs))
+    after = read_prefix(model, batch.prefix, len(batch.inputs))
     output = model(
         input_ids=batch.inputs, past_key_values=after, use_cache=after is not None, logits_to_keep=batch.predicts
     )
@@ -91,11 +93,11 @@ def completion_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 def last_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     """(B, H) final hidden state of each row's last token."""
-    shared = _shared(rows, limits_of(model.device)) if _can_share(model) else 0
+    shared = shared_prefix(model, [row.prompt for row in rows])
     rests = [row.ids[shared:] for row in rows]
     prefix = torch.tensor([rows[0].prompt[:shared]], dtype=torch.long, device=model.device)
     inputs = _padded(rests, torch.long).to(model.device)
-    after = _after_prefix(model, prefix, len(rows))
+    after = read_prefix(model, prefix, len(rows))
     output = model.base_model(input_ids=inputs, past_key_values=after, use_cache=after is not None)
     hidden = output.last_hidden_state  # (B, N, H)
     return hidden[torch.arange(len(rows)), torch.tensor([len(rest) - 1 for rest in rests])]
@@ -133,7 +135,7 @@ def limits_of(device: torch.device) -> Limits:
 
 def _tokens(rows: Sequence[Row], limits: Limits) -> int:
     """Padded tokens of one forward over `rows`."""
-    shared = _shared(rows, limits)
+    shared = _shared([row.prompt for row in rows], limits)
     return shared + len(rows) * (_longest(rows) - shared)
 
 
@@ -141,20 +143,25 @@ def _longest(rows: Sequence[Row]) -> int:
     return max(len(row.prompt) + len(row.completion) for row in rows)
 
 
-def _shared(rows: Sequence[Row], limits: Limits) -> int:
-    """Leading prompt tokens to compute once for all rows; 0 where a second forward would cost more than it saves."""
-    low, high = min(row.prompt for row in rows), max(row.prompt for row in rows)  # all others lie between
+def _shared(prompts: Sequence[tuple[int, ...]], limits: Limits) -> int:
+    """Leading tokens to compute once for all prompts; 0 where a second forward would cost more than it saves."""
+    low, high = min(prompts), max(prompts)  # all others lie between
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
-    shared = min(alike, len(low) - 1, min(len(row.prompt) for row in rows) - 1)
-    return shared if (len(rows) - 1) * shared > limits.forward_cost else 0
+    shared = min(alike, min(map(len, prompts)) - 1)  # the last token of each is its own: it predicts a completion
+    return shared if (len(prompts) - 1) * shared > limits.forward_cost else 0
 
 
-def _can_share(model: PreTrainedModel) -> bool:
-    """Only where every layer keeps all keys and values; sliding windows and recurrent states are not for sharing."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+def shared_prefix(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> int:
+    """How many leading tokens of `prompts` are worth computing once.
+
+    0 where a layer does not keep all its keys and values: sliding windows and recurrent states are not for sharing.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return _shared(prompts, limits_of(model.device)) if all(type(layer) is DynamicLayer for layer in layers) else 0
 
 
-def _after_prefix(model: PreTrainedModel, prefix: Tensor, rows: int) -> DynamicCache | None:
+def read_prefix(model: PreTrainedModel, prefix: Tensor, rows: int) -> DynamicCache | None:
+    """Keys and values of `prefix` (1, P), repeated for `rows` rows, with their graph; None where P is 0."""
     if prefix.shape[1] == 0:
         return None
     cache = DynamicCache(config=model.config)

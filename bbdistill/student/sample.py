@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from bbdistill.student.batches import limits_of, read_prefix, shared_prefix
 from bbdistill.student.model import Base
 from bbdistill.types import StopReason
-
-CACHED_TOKENS = 1 << 15
-"""Positions held in the cache at once, which bounds its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +54,7 @@ def sample(
     # Neighbours then need little padding, and rows of one prompt stay together.
     rows.sort(key=lambda row: len(prompts[row.place[0]]), reverse=True)
     with torch.inference_mode():
-        for batch in _batches(rows, prompts, max_new_tokens):
+        for batch in _batches(rows, prompts, max_new_tokens, limits_of(base.device).cached):
             _Decoder(base, temperature, top_p, max_new_tokens).run(batch, prompts)
     finished = {row.place: row for row in rows}
     return [
@@ -64,14 +62,16 @@ def sample(
     ]
 
 
-def _batches(rows: list[_Row], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[_Row]]:
-    """Rows, longest prompt first, cut so that a batch never holds more than `CACHED_TOKENS` positions."""
+def _batches(
+    rows: list[_Row], prompts: Sequence[Sequence[int]], max_new_tokens: int, positions: int
+) -> list[list[_Row]]:
+    """Rows, longest prompt first, cut so that a batch never holds more than `positions`, or is one row."""
     batches: list[list[_Row]] = []
     room = 0
     for row in rows:
         if not room:
             batches.append([])
-            room = max(1, CACHED_TOKENS // (len(prompts[row.place[0]]) + max_new_tokens))
+            room = max(1, positions // (len(prompts[row.place[0]]) + max_new_tokens))
         batches[-1].append(row)
         room -= 1
     return batches
@@ -90,7 +90,6 @@ class _Decoder:
 
     def __init__(self, base: Base, temperature: float, top_p: float, max_new_tokens: int) -> None:
         self.base, self.temperature, self.top_p, self.max_new_tokens = base, temperature, top_p, max_new_tokens
-        self.cache = DynamicCache(config=base.model.config)
 
     def run(self, rows: list[_Row], prompts: Sequence[Sequence[int]]) -> None:
         """Fills `rows`."""
@@ -107,14 +106,24 @@ class _Decoder:
         self._say(rows, logits)
 
     def _read(self, rows: list[_Row], prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Reads each distinct prompt once, padded on the left, and gives every row its copy of the cache."""
+        """Reads each distinct prompt once, and what all of them begin with once for all; gives every row its copy.
+
+        Between what is shared and the rest of a prompt there is padding, which the mask hides.
+        """
+        model, device = self.base.model, self.base.device
         wanted = list(dict.fromkeys(row.place[0] for row in rows))
-        width = max(len(prompts[p]) for p in wanted)
-        padded = [[self.base.chat.pad_id] * (width - len(prompts[p])) + list(prompts[p]) for p in wanted]
-        mask = [[0] * (width - len(prompts[p])) + [1] * len(prompts[p]) for p in wanted]
-        self.mask = torch.tensor(mask, device=self.base.device)  # (P, width)
-        logits = self._forward(torch.tensor(padded, device=self.base.device), self.mask.cumsum(1).sub(1).clamp(min=0))
-        copies = torch.tensor([wanted.index(row.place[0]) for row in rows], device=self.base.device)
+        read = [tuple(prompts[p]) for p in wanted]
+        shared = shared_prefix(model, read)
+        prefix = torch.tensor([read[0][:shared]], dtype=torch.long, device=device)
+        after = read_prefix(model, prefix, len(read))
+        self.cache = DynamicCache(config=model.config) if after is None else after
+        width = max(map(len, read))
+        rests = [[self.base.chat.pad_id] * (width - len(ids)) + list(ids[shared:]) for ids in read]
+        mask = [[1] * shared + [0] * (width - len(ids)) + [1] * (len(ids) - shared) for ids in read]
+        self.mask = torch.tensor(mask, device=device)  # (P, width)
+        positions = self.mask.cumsum(1).sub(1).clamp(min=0)[:, shared:]
+        logits = self._forward(torch.tensor(rests, device=device), positions)
+        copies = torch.tensor([wanted.index(row.place[0]) for row in rows], device=device)
         self._keep(copies)
         return logits[copies]
 

@@ -273,7 +273,7 @@ def test_a_batch_by_hand(student: Student):
 
 def test_micro_batches_hold_every_group_once_and_fit_the_budget():
     rows = random_rows(40)
-    batches = micro_batches([[row] for row in rows], Limits(budget=100, forward_cost=10))
+    batches = micro_batches([[row] for row in rows], Limits(budget=100, forward_cost=10, cached=1))
     assert sorted(index for batch in batches for index in batch) == list(range(40))
     assert all(len(batch) * max(len(rows[i].ids) for i in batch) <= 100 for batch in batches)
     assert len(batches) < 20
@@ -289,9 +289,11 @@ def test_rows_of_one_prompt_share_a_batch_and_other_prompts_stay_out_where_that_
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
-def test_sampled_logprobs_equal_recomputed_ones(student: Student):
+@pytest.mark.parametrize("system", ["", "a system prompt that all of them share, " * 5])
+def test_sampled_logprobs_equal_recomputed_ones(student: Student, system: str):
+    """Left padding, a cache, and (with the long system prompt) a prefix read once for all prompts."""
     disturb(student)
-    groups = student.sample(prompts(3), group_size=4, step=0)
+    groups = student.sample(prompts(3, system=system), group_size=4, step=0)
     chat = student.base.chat
     with student.adapters.use("policy"):
         for rollout in (rollout for group in groups for rollout in group):
