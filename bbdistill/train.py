@@ -198,6 +198,14 @@ def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
     last = sum(stage.steps for stage in run.stages) * train.prompts_per_step
     used = list(dict.fromkeys(epochs([p.id for p in run.task.train], train.seed, 0, last)))
     chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
+    if run.plan.replaying:
+        # A prompt that was changed: asking for it fails with the nearest recorded request and the difference.
+        changed = [
+            run.task.prompt(prompt_id)
+            for prompt_id in used
+            if prompt_id not in {*chosen["prompts"], *run.task.demonstrations}
+        ]
+        run.wait(run.submit(ask_demonstrations(run.teacher, changed)), "looking for changed prompts")
     given = run.task.demonstrations
     missing = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"] if prompt_id not in given]
     answers = run.wait(run.submit(ask_demonstrations(run.teacher, missing)), "asking for demonstrations")

@@ -106,17 +106,24 @@ def test_two_replays_equal_the_run_without_a_server(recorded: tuple[Path, Path],
     assert store.read_bytes() == before
 
 
-def test_a_changed_prompt_misses_and_shows_the_difference(recorded: tuple[Path, Path], tmp_path: Path):
-    config, _ = recorded
+@pytest.mark.parametrize("changed", ["every prompt", "one prompt"])
+def test_a_changed_prompt_misses_and_shows_the_difference(changed: str, recorded: tuple[Path, Path], tmp_path: Path):
+    config, run = recorded
     for file in config.parent.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    lines = (tmp_path / "train.jsonl").read_text()
-    (tmp_path / "train.jsonl").write_text(lines.replace('"Answer in JSON."', '"Answer in XML."'))
+    demonstrated = json.loads((run / "demonstrations.jsonl").read_text().splitlines()[0])["prompt"]
+    wanted = "Answer" if changed == "every prompt" else f'"{demonstrated[-1]["content"]}"'
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    lines = [line.replace("in JSON.", "in XML.") if wanted in line else line for line in lines]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
     store = config.parent / "cache" / "teacher.db"
     with pytest.raises(bbdistill.ReplayMiss) as miss:
         bbdistill.run(tmp_path / "task.toml", out=tmp_path / "run", replay=str(store))
     assert miss.value.exit_code == 4
+    assert "The nearest recorded request differs so" in str(miss.value)
+    differing = [line.split(": ")[1] for line in str(miss.value).splitlines() if line[0] in "+-" and "Answer" in line]
+    assert differing == ['"Answer in JSON.",', '"Answer in XML.",']
 
 
 def test_three_steps_and_a_resume_are_the_whole_run(tiny_student: Path, tmp_path: Path):
