@@ -12,9 +12,7 @@ Change = Callable[[Path], tuple[str, ...]]
 """Edits the task in a folder; returns overrides of its config."""
 
 STEERED = "---\nvariables: []\n---\n# system\nBe brief.\n# conversation\n"
-SAME_TEXT = STEERED.replace("variables", "description: says the same\nvariables").replace(
-    "# system\n", "\n\n# system  \n\n  "
-)
+SAME_TEXT = "---\ndescription: says the same\nvariables: []\n---\n\n# system  \n\n  Be brief.\n\n\n# conversation\n"
 
 
 def nothing(_: Path) -> tuple[str, ...]:
