@@ -144,6 +144,17 @@ class Store:
         rows = self._rows(f"SELECT {', '.join(names)} FROM v_spend WHERE run = :run ORDER BY purpose", run=run)
         return [SpendRow(**dict(zip(names, row, strict=True))) for row in rows]
 
+    def spent(self, run: str) -> dict[str, float]:
+        """Dollars by purpose: what `run` paid, and the worst case of attempts that nobody knows the cost of."""
+        rows = self._rows(
+            """SELECT purpose, sum(usd) FROM (
+                SELECT purpose, usd FROM v_spend WHERE run = :run
+                UNION ALL SELECT coalesce(purpose, ''), cost_usd FROM attempts WHERE run = :run AND cost_usd > 0
+            ) GROUP BY purpose""",
+            run=run,
+        )
+        return dict(rows)
+
     # Plans and rollouts
 
     def plan(self, run: str, step: int, name: str) -> dict[str, Any] | None:
