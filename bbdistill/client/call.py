@@ -29,6 +29,8 @@ class Call:
     """`purpose`, `prompt_id`, `template`: kept beside the reply, never sent."""
     timeouts: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """Seconds for `connect`, `read`, `write`, `pool`, as the SDK asked; None or absent = no wish."""
+    attempt: int = 1
+    """Which try this is."""
 
     @property
     def path(self) -> str:

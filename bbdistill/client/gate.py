@@ -1,7 +1,8 @@
 """When an attempt may go out: a limit on the calls at once, rate limits, and one pause for all when the server says so.
 
-Every attempt passes, first come first served; a waiting retry holds no place, since Retry sits above. Each endpoint,
-key and model has a lane of its own, known in memory only. Waiting is done on the event loop's clock.
+Every attempt passes, first come first served. A waiting retry holds no place, since Retry sits above; when it comes
+back it goes before the calls that were never tried. Each endpoint, key and model has a lane of its own, known in memory
+only. Waiting is done on the event loop's clock.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ class Gate:
     async def __call__(self, call: Call, /) -> Reply:
         body = as_object(parse(call.body))
         lane = self._lane(call, str(body.get("model")))
-        ticket = await lane.enter(_amounts(call, body))
+        ticket = await lane.enter(_amounts(call, body), first_try=call.attempt == 1)
         outcome: Reply | Fault | None = None
         try:
             outcome = await self._inner(call)

@@ -10,28 +10,32 @@ from bbdistill.client.headers import Kind
 from bbdistill.client.limits import Limit
 from bbdistill.client.rates import Rates, Ticket
 
+_Queue = deque[tuple[asyncio.Future[Ticket], Amounts]]
 _PAUSE_S = 1.0
 """After a throttling that does not say how long to wait."""
 _THROTTLED = 429
 
 
 class Lane:
-    """First come first served, through three doors: the limit on calls at once, the rate limits, the shared pause."""
+    """First come first served, through three doors: the limit on calls at once, the rate limits, the shared pause.
+
+    Retries have a queue of their own, which goes first: they have been waiting for longer than anyone.
+    """
 
     def __init__(self, *, ceiling: int, per_minute: Mapping[Kind, int], patience_s: float) -> None:
         now = asyncio.get_running_loop().time()
         self.limit, self._rates = Limit(ceiling, now), Rates(per_minute, now)
         self._patience_s = patience_s
-        self._queue = deque[tuple[asyncio.Future[Ticket], Amounts]]()
+        self._retries, self._first_tries = _Queue(), _Queue()
         self._in_flight = 0
         self._paused_until = now
         self._pause: Fault | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, amounts: Amounts) -> Ticket:
+    async def enter(self, amounts: Amounts, *, first_try: bool) -> Ticket:
         """Waits for leave to send. Raises the fault that asked for a pause, where that outlasts `patience_s`."""
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append((turn, amounts))
+        turn: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
+        (self._first_tries if first_try else self._retries).append((turn, amounts))
         self._admit()
         try:
             return await turn
@@ -63,8 +67,8 @@ class Lane:
     def _admit(self) -> None:
         """Lets in whoever may go now, in order, and comes back when the next one may."""
         now = asyncio.get_running_loop().time()
-        while self._queue:
-            turn, amounts = self._queue[0]
+        while queue := self._retries or self._first_tries:
+            turn, amounts = queue[0]
             if not turn.done():
                 if self._pause is not None and self._paused_until - now > self._patience_s:
                     turn.set_exception(_again(self._pause, self._paused_until - now))
@@ -78,7 +82,7 @@ class Lane:
                     self._in_flight += 1
                     self.limit.entered(self._in_flight)
                     turn.set_result(self._rates.take(amounts, now))
-            self._queue.popleft()
+            queue.popleft()
 
     def _come_back(self, wait_s: float) -> None:
         if self._timer is not None:

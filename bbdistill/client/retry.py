@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential
@@ -60,7 +60,7 @@ class Retry:
 
     async def _attempt(self, call: Call, number: int) -> Reply:
         try:
-            reply = await self._inner(call)
+            reply = await self._inner(replace(call, attempt=number))
         except Fault as fault:
             await self._tell(call, number, fault)
             raise

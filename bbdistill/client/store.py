@@ -86,6 +86,15 @@ class Store:
         where = f"WHERE {_USED}" if run is not None else ""
         return [_call_row(row) for row in self._rows(f"{_CALLS} {where} ORDER BY calls.id", run=run)]
 
+    def lengths(self, template: str, model: str) -> list[tuple[int, int]]:
+        """(input, output) tokens of the replies to this template that were asked of this model."""
+        return self._rows(
+            """SELECT input_tokens, output_tokens FROM calls WHERE template = :template AND input_tokens IS NOT NULL
+            AND json_extract(request, '$.body.model') = :model""",
+            template=template,
+            model=model,
+        )  # pyright: ignore[reportReturnType]
+
     def nearest(self, request: Request) -> Request | None:
         """The stored request most like `request`; None if nothing is stored."""
         order = "ORDER BY teacher = :teacher AND path = :path DESC, path = :path DESC, max(id) DESC"
