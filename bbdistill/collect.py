@@ -83,5 +83,6 @@ def _progress(teacher: Teacher, total: int) -> Progress:
         calls=ledger.calls,
         cached=totals["cached"],
         in_flight=ledger.in_flight,
+        limit=teacher.limit,
         spent_usd=totals["cost_usd"],
     )

@@ -40,6 +40,15 @@ class StudentConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
 
 
+class PurposeCaps(Section):
+    """Dollars; None = no cap of its own."""
+
+    demonstrations: float | None = Field(None, gt=0)
+    preferences: float | None = Field(None, gt=0)
+    corrections: float | None = Field(None, gt=0)
+    evaluation: float | None = Field(None, gt=0)
+
+
 class TeacherConfig(Section):
     model: str
     """`provider:model`; providers are `openai` (and any compatible server) and `anthropic`."""
@@ -51,7 +60,13 @@ class TeacherConfig(Section):
     """The store: every paid reply, plan and rollout."""
     id: str | None = None
     """Name of this teacher inside request keys; None = the provider, or host:port of another server."""
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(64, ge=1)
+    """Calls at once, at most; from 8 up, as many as the server takes without throttling are found by trying."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    input_tokens_per_minute: int | None = Field(None, ge=1)
+    output_tokens_per_minute: int | None = Field(None, ge=1)
+    """Your rate limits, where the server does not tell them, or you want to stay below; what it tells is learned."""
     timeout_s: float = Field(600, gt=0)
     max_tokens: int = Field(1024, ge=1)
     """Output limit of one call."""
@@ -59,6 +74,8 @@ class TeacherConfig(Section):
     """None = not sent; current Claude models refuse it."""
     max_usd: float | None = Field(None, gt=0)
     """Hard cap for one run; None = no cap."""
+    max_usd_by: PurposeCaps = PurposeCaps()  # pyright: ignore[reportCallIssue]
+    """Hard caps on one purpose each, beside that: `max_usd_by = { preferences = 2.0 }`."""
     input_usd_per_mtok: float | None = Field(None, ge=0)
     output_usd_per_mtok: float | None = Field(None, ge=0)
     """Your own prices in dollars per million tokens, where the price table is wrong or does not know the model."""

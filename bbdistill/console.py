@@ -87,4 +87,5 @@ def _calls(event: Moved) -> str:
     if not event.calls:
         return ""
     spent = "" if event.spent_usd is None else f", ${event.spent_usd:.4f}"
-    return f"  ({event.calls} calls, {event.cached} from the record, {event.in_flight} in flight{spent})"
+    limit = "" if event.limit is None else f", at most {event.limit} at once"
+    return f"  ({event.calls} calls, {event.cached} from the record, {event.in_flight} in flight{limit}{spent})"

@@ -89,7 +89,14 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             **{name: answers[name].summary() for name in MODELS},
             "student_minus_sft": evaluate.difference(answers["student"], answers["sft"]),
         },
-        "teacher": run.teacher.ledger.summary(),
+        "teacher": {
+            **run.teacher.ledger.summary(),
+            "concurrency": [
+                {**asdict(change), "model": history.model}
+                for history in run.teacher.limits
+                for change in history.changes
+            ],
+        },
         "train": {
             "steps": state.step,
             **asdict(state.counts),

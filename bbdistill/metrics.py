@@ -17,7 +17,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a piece of work is. `spent_usd` is None while a price is unknown."""
+    """How far a piece of work is. `spent_usd` is None while a price is unknown, `limit` before anything went out."""
 
     what: str
     done: int
@@ -25,6 +25,8 @@ class Progress:
     calls: int = 0
     cached: int = 0
     in_flight: int = 0
+    limit: int | None = None
+    """Calls that the gate allows at once, now."""
     spent_usd: float | None = 0.0
 
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bbdistill.config import RunConfig
+from bbdistill.config import RunConfig, TrainConfig
 from bbdistill.rewards import Rewards
 from bbdistill.types import (
     Abstain,
@@ -175,6 +175,12 @@ def epochs(ids: Sequence[str], seed: int, first: int, last: int) -> list[str]:
         stream += order
     start = first - first // len(ids) * len(ids)
     return stream[start : start + last - first]
+
+
+def prompts_used(stages: Sequence[Stage], train: TrainConfig, ids: Sequence[str]) -> list[str]:
+    """The prompts that the stages take if every one of them runs to its end, each once, in order of use."""
+    last = sum(stage.steps for stage in stages) * train.prompts_per_step
+    return list(dict.fromkeys(epochs(ids, train.seed, 0, last)))
 
 
 def trustworthy(

@@ -80,6 +80,7 @@ class Run:
                     calls=ledger.calls,
                     cached=totals["cached"],
                     in_flight=ledger.in_flight,
+                    limit=self.teacher.limit,
                     spent_usd=totals["cost_usd"],
                 )
             )
@@ -173,7 +174,17 @@ def _place(config: RunConfig, settings: Settings, name: str) -> tuple[RunDir, st
     return directory, str(before["run"])
 
 
-RESUMABLE_CHANGES = ("teacher.max_usd", "teacher.concurrency", "teacher.timeout_s", "teacher.api_key_env")
+RESUMABLE_CHANGES = (
+    "teacher.max_usd",
+    "teacher.max_usd_by",
+    "teacher.concurrency",
+    "teacher.requests_per_minute",
+    "teacher.tokens_per_minute",
+    "teacher.input_tokens_per_minute",
+    "teacher.output_tokens_per_minute",
+    "teacher.timeout_s",
+    "teacher.api_key_env",
+)
 """What may change between the parts of one run, because it changes no result."""
 
 
@@ -182,9 +193,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = ""
     found: list[str] = []
     for key in {**before, **now}:
         name, old, new = f"{at}{key}", before.get(key), now.get(key)
+        if old == new or name in RESUMABLE_CHANGES:
+            continue
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(cast(Table, old), cast(Table, new), f"{name}.")
-        elif old != new and name not in RESUMABLE_CHANGES:
+        else:
             found.append(name)
     return found
 

@@ -23,6 +23,7 @@ from bbdistill.objectives import (
     choose_pairs,
     epochs,
     policy_batch,
+    prompts_used,
     ranked_pairs,
     sft_batch,
     trustworthy,
@@ -194,9 +195,7 @@ def train(run: Run) -> TrainState:
 
 def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
     """The teacher's answer to every prompt the run will use, by prompt id, less those that the verifier refutes."""
-    train = run.config.train
-    last = sum(stage.steps for stage in run.stages) * train.prompts_per_step
-    used = list(dict.fromkeys(epochs([p.id for p in run.task.train], train.seed, 0, last)))
+    used = prompts_used(run.stages, run.config.train, [p.id for p in run.task.train])
     chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
     if run.plan.replaying:
         # A prompt that was changed: asking for it fails with the nearest recorded request and the difference.

@@ -12,6 +12,8 @@ Message: TypeAlias = Mapping[str, Any]
 """One chat message as the APIs have it: `role`, `content`, and whatever else the provider knows."""
 
 StopReason = Literal["stop", "length"]
+Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
+"""What a teacher is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

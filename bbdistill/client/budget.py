@@ -1,14 +1,15 @@
-"""A dollar cap that cannot be passed: the worst case is set aside before sending, the real cost taken after.
+"""Dollar caps that cannot be passed: the worst case is set aside before sending, the real cost taken after.
 
 No token is shorter than a byte, so a request's bytes bound its input: text and inline data, not files named by address.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from bbdistill.client import wire
+from bbdistill.client.bounds import OUTPUT_LIMITS, output_limit
 from bbdistill.client.call import Call, Fault, Handler, Reply
 from bbdistill.client.keys import teacher_id
 from bbdistill.client.values import Json, as_object, parse
@@ -20,23 +21,56 @@ Price: TypeAlias = Callable[[str, str, Usage, Mapping[str, str]], float | None]
 
 _OVERHEAD_TOKENS = 1000
 """What providers add to a request: chat template, tool and schema instructions."""
-_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _NOISE_USD = 1e-9
 """Sums of floats miss by less; without it the last affordable call could be refused."""
 
 
-class Budget:
-    """Prices every reply and, with a cap, refuses what could pass it."""
+@dataclass(slots=True)
+class _Account:
+    """One cap, what is spent of it, and what calls on the wire may yet spend. `key` is how the user sets the cap."""
 
-    def __init__(self, inner: Handler, *, price: Price, max_usd: float | None, spent_usd: float = 0.0) -> None:
-        self._inner, self._price, self._max_usd = inner, price, max_usd
-        self._settled, self._reserved = spent_usd, 0.0
+    key: str
+    cap: float
+    settled: float
+    reserved: float = 0.0
+
+    def has_room(self, usd: float) -> bool:
+        return self.settled + self.reserved + usd <= self.cap + _NOISE_USD
+
+    def can_ever(self, usd: float) -> bool:
+        return self.settled + usd <= self.cap + _NOISE_USD
+
+
+class Budget:
+    """Prices every reply and, with caps, refuses what could pass one of them.
+
+    `max_usd` is for everything, `max_usd_by` for calls of one purpose; `spent` is what the run has cost before, by
+    purpose, and counts.
+    """
+
+    def __init__(
+        self,
+        inner: Handler,
+        *,
+        price: Price,
+        max_usd: float | None,
+        max_usd_by: Mapping[str, float] | None = None,
+        spent: Mapping[str, float] | None = None,
+    ) -> None:
+        self._inner, self._price = inner, price
+        before = spent or {}
+        total = None if max_usd is None else _Account("max_usd", max_usd, sum(before.values()))
+        self._total = [] if total is None else [total]
+        self._by_purpose = {
+            purpose: _Account(f"max_usd_by.{purpose}", cap, before.get(purpose, 0.0))
+            for purpose, cap in (max_usd_by or {}).items()
+        }
         self._freed = asyncio.Event()
 
     async def __call__(self, call: Call, /) -> Reply:
-        worst = 0.0 if self._max_usd is None else self._worst_case(call)
-        if self._max_usd is not None:
-            await self._reserve(worst, self._max_usd)
+        accounts = self._accounts(call)
+        worst = self._worst_case(call) if accounts else 0.0
+        await self._reserve(accounts, worst)
         # Until the outcome is known, the worst case is what it cost.
         actual = worst
         try:
@@ -45,26 +79,44 @@ class Budget:
             actual = worst if cost is None else cost
         except Fault as fault:
             actual = 0.0 if fault.free else worst
+            fault.unknown_usd = None if fault.free else self._at_most(call)
             raise
         finally:
-            self._settle(worst, actual)
-        return replace(reply, cost_usd=cost, recorded_cost_usd=cost)
+            self._settle(accounts, worst, actual)
+        unknown = self._at_most(call) if cost is None else None
+        return replace(reply, cost_usd=cost, recorded_cost_usd=cost, unknown_usd=unknown)
 
-    async def _reserve(self, worst: float, cap: float) -> None:
-        while self._settled + self._reserved + worst > cap + _NOISE_USD:
-            if self._settled + worst > cap + _NOISE_USD:
-                raise BudgetExceeded(
-                    f"the cap of ${cap:g} is reached: ${self._settled:.4f} is spent and the next call may cost up to "
-                    f"${worst:.4f}; raise `max_usd` and resume, or lower the output limit"
-                )
+    def _accounts(self, call: Call) -> list[_Account]:
+        """The capped accounts that the call is paid from."""
+        own = self._by_purpose.get(call.tags.get("purpose", ""))
+        return self._total if own is None else [*self._total, own]
+
+    async def _reserve(self, accounts: Sequence[_Account], worst: float) -> None:
+        while not all(account.has_room(worst) for account in accounts):
+            for account in accounts:
+                if not account.can_ever(worst):
+                    raise BudgetExceeded(
+                        f"the cap of ${account.cap:g} (`{account.key}`) is reached: ${account.settled:.4f} is spent "
+                        f"and the next call may cost up to ${worst:.4f}; raise `{account.key}` and resume, or lower "
+                        "the output limit"
+                    )
             await self._freed.wait()
-        self._reserved += worst
+        for account in accounts:
+            account.reserved += worst
 
-    def _settle(self, worst: float, actual: float) -> None:
-        self._reserved -= worst
-        self._settled += actual
+    def _settle(self, accounts: Sequence[_Account], worst: float, actual: float) -> None:
+        for account in accounts:
+            account.reserved -= worst
+            account.settled += actual
         waiting, self._freed = self._freed, asyncio.Event()
         waiting.set()
+
+    def _at_most(self, call: Call) -> float | None:
+        """What an attempt of unknown outcome is taken to have cost; None where that has no bound."""
+        try:
+            return self._worst_case(call)
+        except BudgetExceeded:
+            return None
 
     def _worst_case(self, call: Call) -> float:
         body = _fields(call)
@@ -76,12 +128,12 @@ class Budget:
         )
         model = str(body.get("model"))
         terms = {name: str(body[name]) for name in ("service_tier", "speed") if body.get(name)}
-        prices = [self._price(model, _provider(call), usage, wanted) for wanted in ({}, terms)]
+        prices = [self._price(model, provider_of(call), usage, wanted) for wanted in ({}, terms)]
         known = [price for price in prices if price is not None]
         if not known:
             raise BudgetExceeded(
-                f"no price is known for model `{model}` at {_provider(call)}, so a cap of ${self._max_usd:g} cannot be "
-                "kept; give its price (`input_usd_per_mtok`, `output_usd_per_mtok`), or run without `max_usd`"
+                f"no price is known for model `{model}` at {provider_of(call)}, so a dollar cap cannot be kept; give "
+                "its price (`input_usd_per_mtok`, `output_usd_per_mtok`), or run without a cap"
             )
         return max(known)
 
@@ -90,7 +142,7 @@ class Budget:
         if reading is None or not reading.metered:
             return None
         names = dict.fromkeys(str(name) for name in (reading.model, _fields(call).get("model")) if name)
-        prices = (self._price(name, _provider(call), reading.usage, reading.terms) for name in names)
+        prices = (self._price(name, provider_of(call), reading.usage, reading.terms) for name in names)
         return next((price for price in prices if price is not None), None)
 
 
@@ -102,16 +154,16 @@ def _output_bound(call: Call, body: Json) -> int:
     """Tokens the reply may have at most. BudgetExceeded where the request sets no limit."""
     if wire.endpoint(call.path) == "embeddings":
         return 0
-    limits = [body[name] for name in _OUTPUT_LIMITS if isinstance(body.get(name), int)]
-    if not limits:
+    limit = output_limit(body)
+    if limit is None:
         raise BudgetExceeded(
             "a call without an output limit can cost any amount, so the dollar cap cannot be kept; "
-            f"set one of {', '.join(f'`{name}`' for name in _OUTPUT_LIMITS)}, or run without `max_usd`"
+            f"set one of {', '.join(f'`{name}`' for name in OUTPUT_LIMITS)}, or run without a cap"
         )
-    return max(limits) * (body.get("n") or 1)
+    return limit
 
 
-def _provider(call: Call) -> str:
+def provider_of(call: Call) -> str:
     """As the price table names it; the URL of a host that is not a provider's own."""
     teacher = teacher_id(call.url)
     return call.url if ":" in teacher else teacher

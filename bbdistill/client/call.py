@@ -29,6 +29,8 @@ class Call:
     """`purpose`, `prompt_id`, `template`: kept beside the reply, never sent."""
     timeouts: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """Seconds for `connect`, `read`, `write`, `pool`, as the SDK asked; None or absent = no wish."""
+    attempt: int = 1
+    """Which try this is."""
 
     @property
     def path(self) -> str:
@@ -65,6 +67,8 @@ class Reply:
     """What it cost now: 0 when it comes from the record; None = unknown."""
     recorded_cost_usd: float | None = None
     """What it cost when it was bought."""
+    unknown_usd: float | None = None
+    """Where that is unknown, what it is taken to have cost: the worst case, if that has a bound."""
 
 
 class Handler(Protocol):
@@ -94,6 +98,8 @@ class Fault(Exception):
         self.unreachable = unreachable
         """No connection was made: nothing was sent."""
         self.latency_s = latency_s
+        self.unknown_usd: float | None = None
+        """What it is taken to have cost where nobody knows: the worst case; None where it is free or has no bound."""
 
     @property
     def status(self) -> int | None:

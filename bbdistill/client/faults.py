@@ -1,11 +1,9 @@
 """What an HTTP reply is worth: usable, worth another attempt, or final. The only place that knows the rules."""
 
-import math
-import time
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 
-from bbdistill.client import wire
+from bbdistill.client import headers, wire
 from bbdistill.client.call import Call, Fault, Malformed, Reply
 from bbdistill.client.secrets import redact, secrets_of
 from bbdistill.client.values import as_object, parse
@@ -14,7 +12,8 @@ _RETRYABLE = {408, 409, 429}
 _FINAL = {400, 401, 402, 403, 404, 413, 422}
 STRUCTURED_OUTPUT = ("response_format", "json_schema", "output_config", "structured output")
 """A server that names one of these does not take that form of request; some say so with a 500."""
-_OUT_OF_MONEY = ("insufficient_quota", "billing", "spend_limit")
+_HOPELESS = ("insufficient_quota", "billing", "spend_limit", "context_length", "context_size")
+"""In the codes of an error: no money left, or too long a request. Some servers say so with a 429 or a 500."""
 
 
 def examine(call: Call, reply: Reply) -> Reply:
@@ -40,23 +39,12 @@ def examine(call: Call, reply: Reply) -> Reply:
 
 def retry_after(reply: Reply) -> float | None:
     """Seconds the server asks to wait, whichever way it says it; None if it does not."""
-    milliseconds, seconds = reply.headers.get("retry-after-ms"), reply.headers.get("retry-after")
-    wait = _number(milliseconds)
-    if wait is not None:
-        return max(0.0, wait / 1000)
-    wait = _number(seconds)
-    if wait is None:
-        due = _date(seconds)
-        if due is None:
-            return None
-        # The server's clock, where it tells it: ours may be wrong.
-        wait = due - (_date(reply.headers.get("date")) or time.time())
-    return max(0.0, wait)
+    return headers.retry_after(reply.headers, datetime.now(UTC))
 
 
 def _retryable(reply: Reply, codes: str) -> bool:
     wish = reply.headers.get("x-should-retry")
-    if reply.status in _FINAL or wish == "false" or any(word in codes for word in _OUT_OF_MONEY):
+    if reply.status in _FINAL or wish == "false" or any(word in codes for word in _HOPELESS):
         return False
     return wish == "true" or reply.status in _RETRYABLE or reply.status >= 500
 
@@ -71,18 +59,3 @@ def _error_of(body: str) -> tuple[list[str], str]:
     fields = fields | as_object(fields.get("details"))
     codes = [str(fields[name]) for name in ("error_code", "code", "type") if fields.get(name)]
     return codes, str(fields.get("message") or "")
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _date(text: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(text or "").timestamp()
-    except (ValueError, TypeError):
-        return None

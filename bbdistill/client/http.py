@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import httpx2
@@ -11,7 +11,8 @@ import httpx2
 from bbdistill.client import keys
 from bbdistill.client.budget import Budget
 from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Reply
-from bbdistill.client.gate import Gate
+from bbdistill.client.gate import Gate, LimitHistory
+from bbdistill.client.headers import Kind
 from bbdistill.client.prices import Override, price
 from bbdistill.client.replay import Replay
 from bbdistill.client.retry import Attempt, OnAttempt, Retry
@@ -29,9 +30,11 @@ _log = logging.getLogger(__name__)
 class ClientSettings:
     """How calls are made."""
 
-    concurrency: int = 8
-    """Attempts on the wire at once."""
-    attempts: int = 6
+    concurrency: int = 64
+    """Attempts on the wire at once, at most; how many are worth it is found by trying, from 8 up."""
+    per_minute: Mapping[Kind, int] = field(default_factory=dict[Kind, int])
+    """Rate limits you know of: `requests`, `tokens`, `input-tokens`, `output-tokens`. The server's own are learned."""
+    attempts: int = 8
     """Tries of one call, at most."""
     timeout_s: float = 600
     """Longest silence of one attempt; a shorter wish of the SDK counts."""
@@ -39,6 +42,8 @@ class ClientSettings:
     """Longest time one call may wait between its attempts, all waits together."""
     max_usd: float | None = None
     """Hard cap; what the run has spent before counts. None = no cap."""
+    max_usd_by: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Hard caps on the calls of one purpose, beside `max_usd`."""
     prices: Override | None = None
     """Your own dollars per million tokens (input, output, perhaps cached input); None = the price table."""
     teacher_id: str | None = None
@@ -48,8 +53,10 @@ class ClientSettings:
 class Stack:
     """The handlers of one client. `direct` is for traffic that is not recorded; None where nothing may go out."""
 
-    def __init__(self, handler: Handler, *, replay: Replay | None, socket: Socket | None) -> None:
-        self._handler, self._replay, self._socket = handler, replay, socket
+    def __init__(
+        self, handler: Handler, *, replay: Replay | None, socket: Socket | None, gate: Gate | None = None
+    ) -> None:
+        self._handler, self._replay, self._socket, self._gate = handler, replay, socket, gate
 
     async def __call__(self, call: Call, /) -> Reply:
         return await self._handler(call)
@@ -57,6 +64,11 @@ class Stack:
     @property
     def direct(self) -> httpx2.AsyncClient | None:
         return None if self._socket is None else self._socket.client
+
+    @property
+    def limits(self) -> Sequence[LimitHistory]:
+        """How many calls at once each model was given, and why; empty where nothing goes out."""
+        return () if self._gate is None else self._gate.history
 
     async def aclose(self) -> None:
         """Lets what is on the wire come home; the store stays open, being the caller's."""
@@ -78,7 +90,8 @@ def open_stack(
     settings = settings or ClientSettings()
     if mode == "off":
         socket = _socket(settings)
-        return Stack(_live(socket, settings, spent_usd=0.0), replay=None, socket=socket)
+        live, gate = _live(socket, settings)
+        return Stack(live, replay=None, socket=socket, gate=gate)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
@@ -86,11 +99,11 @@ def open_stack(
         replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id)
         return Stack(replay, replay=replay, socket=None)
     socket = _socket(settings)
-    spent = sum(row.usd for row in store.spend(run)) if run is not None else 0.0
+    spent = store.spent(run) if run is not None else None
     log = _attempt_log(store, run, settings.teacher_id)
-    live = _live(Finish(socket), settings, spent_usd=spent, on_attempt=log)
+    live, gate = _live(Finish(socket), settings, spent=spent, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
-    return Stack(replay, replay=replay, socket=socket)
+    return Stack(replay, replay=replay, socket=socket, gate=gate)
 
 
 def _socket(settings: ClientSettings) -> Socket:
@@ -98,11 +111,21 @@ def _socket(settings: ClientSettings) -> Socket:
 
 
 def _live(
-    bottom: Handler, settings: ClientSettings, *, spent_usd: float, on_attempt: OnAttempt | None = None
-) -> Handler:
-    budget = Budget(bottom, price=partial(_price, settings.prices), max_usd=settings.max_usd, spent_usd=spent_usd)
-    gate = Gate(budget, concurrency=settings.concurrency)
-    return Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt)
+    bottom: Handler,
+    settings: ClientSettings,
+    *,
+    spent: Mapping[str, float] | None = None,
+    on_attempt: OnAttempt | None = None,
+) -> tuple[Retry, Gate]:
+    budget = Budget(
+        bottom,
+        price=partial(_price, settings.prices),
+        max_usd=settings.max_usd,
+        max_usd_by=settings.max_usd_by,
+        spent=spent,
+    )
+    gate = Gate(budget, ceiling=settings.concurrency, per_minute=settings.per_minute, patience_s=settings.deadline_s)
+    return Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt), gate
 
 
 def _price(

@@ -3,14 +3,16 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential
 
 from bbdistill.client.call import Call, Fault, Handler, Reply
 
-_BACKOFF = wait_random_exponential(multiplier=0.5, min=0.25, max=60)
+_BACKOFF = wait_exponential(multiplier=0.5, max=60)
+_JITTER = 0.5
+"""Of the wait, on top of it: less than what the next wait is longer, so that waits always grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,9 @@ class Attempt:
     fault: str | None
     latency_s: float
     retry_after_s: float | None
+    purpose: str | None = None
+    cost_usd: float | None = None
+    """The worst case, where nobody knows what the attempt cost; None where that is known, and stands with the call."""
 
 
 OnAttempt: TypeAlias = Callable[[Call, Attempt], Awaitable[None]]
@@ -55,7 +60,7 @@ class Retry:
 
     async def _attempt(self, call: Call, number: int) -> Reply:
         try:
-            reply = await self._inner(call)
+            reply = await self._inner(replace(call, attempt=number))
         except Fault as fault:
             await self._tell(call, number, fault)
             raise
@@ -72,6 +77,8 @@ class Retry:
             fault=failed and failed.reason,
             latency_s=outcome.latency_s,
             retry_after_s=failed and failed.retry_after_s,
+            purpose=call.tags.get("purpose"),
+            cost_usd=outcome.unknown_usd,
         )
         await self._on_attempt(call, attempt)
 
@@ -86,4 +93,6 @@ def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after_s if isinstance(error, Fault) else None
     # Never earlier than asked; a little later, so that not everyone comes back at once.
-    return _BACKOFF(state) if asked is None else asked + random.uniform(0, 0.25 + 0.1 * asked)
+    if asked is None:
+        return _BACKOFF(state) * random.uniform(1, 1 + _JITTER)
+    return asked + random.uniform(0, 0.25 + 0.1 * asked)

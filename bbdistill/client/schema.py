@@ -11,6 +11,13 @@ def m001_initial(db: Database) -> None:
         db.conn.execute(statement)
 
 
+@migrations()
+def m002_attempt_cost(db: Database) -> None:
+    """What an attempt of unknown outcome may have cost, so that a resumed run counts it."""
+    db.conn.execute("ALTER TABLE attempts ADD COLUMN purpose TEXT")
+    db.conn.execute("ALTER TABLE attempts ADD COLUMN cost_usd REAL")
+
+
 _TABLES = (
     """CREATE TABLE calls (
         id INTEGER PRIMARY KEY,

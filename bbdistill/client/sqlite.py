@@ -114,5 +114,6 @@ def _check_schema(database: Database, path: Path) -> None:
     newer = {migration.name for migration in migrations.applied(database)} - ours
     if newer:
         raise StoreError(f"the store `{path}` was written by a newer bbdistill ({', '.join(sorted(newer))}); upgrade")
-    if migrations.pending(database):
-        raise StoreError(f"the store `{path}` has no table of calls, or an older one; open it for writing once")
+    # One that is only read may lack what later migrations add.
+    if "m001_initial" in {migration.name for migration in migrations.pending(database)}:
+        raise StoreError(f"the store `{path}` has no table of calls; record one first with mode `auto`")

@@ -86,6 +86,15 @@ class Store:
         where = f"WHERE {_USED}" if run is not None else ""
         return [_call_row(row) for row in self._rows(f"{_CALLS} {where} ORDER BY calls.id", run=run)]
 
+    def lengths(self, template: str, model: str) -> list[tuple[int, int]]:
+        """(input, output) tokens of the replies to this template that were asked of this model."""
+        return self._rows(
+            """SELECT input_tokens, output_tokens FROM calls WHERE template = :template AND input_tokens IS NOT NULL
+            AND json_extract(request, '$.body.model') = :model""",
+            template=template,
+            model=model,
+        )  # pyright: ignore[reportReturnType]
+
     def nearest(self, request: Request) -> Request | None:
         """The stored request most like `request`; None if nothing is stored."""
         order = "ORDER BY teacher = :teacher AND path = :path DESC, path = :path DESC, max(id) DESC"
@@ -143,6 +152,17 @@ class Store:
         names = ("purpose", "calls", "cached", "input_tokens", "output_tokens", "usd", "recorded_usd", "unpriced")
         rows = self._rows(f"SELECT {', '.join(names)} FROM v_spend WHERE run = :run ORDER BY purpose", run=run)
         return [SpendRow(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def spent(self, run: str) -> dict[str, float]:
+        """Dollars by purpose: what `run` paid, and the worst case of attempts that nobody knows the cost of."""
+        rows = self._rows(
+            """SELECT purpose, sum(usd) FROM (
+                SELECT purpose, usd FROM v_spend WHERE run = :run
+                UNION ALL SELECT coalesce(purpose, ''), cost_usd FROM attempts WHERE run = :run AND cost_usd > 0
+            ) GROUP BY purpose""",
+            run=run,
+        )
+        return dict(rows)
 
     # Plans and rollouts
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import httpx2
 
+from bbdistill.client.call import Handler
 from bbdistill.client.edge import AsyncEdge
-from bbdistill.client.http import ClientSettings, open_stack
+from bbdistill.client.headers import Kind
+from bbdistill.client.http import ClientSettings, Stack, open_stack
 from bbdistill.client.store import Store
 from bbdistill.config import CacheMode, TeacherConfig
 from bbdistill.errors import ConfigError
@@ -27,6 +29,7 @@ class Connection:
     """A provider ready to be asked. `source` is the run whose decisions count: this one, or the replayed one."""
 
     provider: Provider
+    stack: Stack
     store: Store | None
     run: str | None
     source: str | None
@@ -60,7 +63,14 @@ def connect(
         run = store.start_run(facts or {"teacher": config.model}, run=run)
     stack = open_stack(store, mode=mode, run=run, settings=_settings(config))
     provider = _provider(config, AsyncEdge(stack), key)
-    return Connection(provider=provider, store=store, run=run, source=run, replaying=False)
+    return Connection(provider=provider, stack=stack, store=store, run=run, source=run, replaying=False)
+
+
+def connect_to(handler: Handler, config: TeacherConfig) -> Connection:
+    """The provider over `handler` alone: its requests as they would be sent, with no store, no key and no socket."""
+    stack = Stack(handler, replay=None, socket=None)
+    provider = _provider(config, AsyncEdge(stack), "none")
+    return Connection(provider=provider, stack=stack, store=None, run=None, source=None, replaying=False)
 
 
 def _replaying(config: TeacherConfig, file: Path, source: str | None, *, planned: bool) -> Connection:
@@ -70,14 +80,22 @@ def _replaying(config: TeacherConfig, file: Path, source: str | None, *, planned
     source = source or store.newest_run(planned=planned)
     stack = open_stack(store, mode="replay", run=None, source_run=source, settings=_settings(config))
     provider = _provider(config, AsyncEdge(stack), "replay")
-    return Connection(provider=provider, store=store, run=None, source=source, replaying=True)
+    return Connection(provider=provider, stack=stack, store=store, run=None, source=source, replaying=True)
 
 
 def _settings(config: TeacherConfig) -> ClientSettings:
+    stated: dict[Kind, int | None] = {
+        "requests": config.requests_per_minute,
+        "tokens": config.tokens_per_minute,
+        "input-tokens": config.input_tokens_per_minute,
+        "output-tokens": config.output_tokens_per_minute,
+    }
     return ClientSettings(
         concurrency=config.concurrency,
+        per_minute={kind: limit for kind, limit in stated.items() if limit is not None},
         timeout_s=config.timeout_s,
         max_usd=config.max_usd,
+        max_usd_by=config.max_usd_by.model_dump(exclude_none=True),
         prices=config.prices,
         teacher_id=config.id,
     )

@@ -4,11 +4,9 @@ from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bbdistill.types import TeacherReply
-
-Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from bbdistill.client import wire
+from bbdistill.client.gate import LimitHistory
 from bbdistill.config import CacheMode, TeacherConfig
 from bbdistill.errors import TeacherError
 from bbdistill.teacher import parse
@@ -77,6 +78,16 @@ class Teacher:
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
+
+    @property
+    def limits(self) -> Sequence[LimitHistory]:
+        """How many calls at once the gate allowed, and why: one history for each address and model asked."""
+        return () if self._connection is None else self._connection.stack.limits
+
+    @property
+    def limit(self) -> int | None:
+        """Calls at once that the gate allows now; None before the first went out."""
+        return self.limits[-1].changes[-1].limit if self.limits else None
 
     async def demonstrate(self, prompt: Input, *, purpose: str = "demonstrations") -> Demonstration | Abstain:
         """The teacher's own answer."""

@@ -13,7 +13,7 @@ PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "errors", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
-API_VERBS = {"collect", "doctor", "dryrun", "starter"}
+API_VERBS = {"collect", "doctor", "dryrun", "estimate", "starter", "task"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "runner": BOTTOM | {"task", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
     "collect": BOTTOM | {"task", "teacher"},
-    "dryrun": BOTTOM | {"task", "objectives", "client", "student"},
+    "estimate": BOTTOM | {"task", "objectives", "client", "teacher"},
+    "dryrun": BOTTOM | {"task", "objectives", "estimate", "student"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},

@@ -123,7 +123,7 @@ def test_a_reply_without_usage_costs_the_worst_and_has_no_price() -> None:
 
 
 def test_what_was_spent_before_counts() -> None:
-    [outcome] = run(Budget(Server(reply(1)), price=per_token, max_usd=15.0, spent_usd=6.0), call(10))
+    [outcome] = run(Budget(Server(reply(1)), price=per_token, max_usd=15.0, spent={"": 6.0}), call(10))
     assert isinstance(outcome, BudgetExceeded)
 
 

@@ -1,0 +1,255 @@
+"""`bbdistill estimate`, and the bound that `run --dry-run` shows: calls, tokens and dollars by purpose, before any.
+
+Every request is made as it would be sent, and weighed instead of sent. No network, no key, no torch.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from bbdistill.client.bounds import BYTES_PER_TOKEN
+from bbdistill.client.prices import price
+from bbdistill.client.store import Store
+from bbdistill.config import RunConfig
+from bbdistill.objectives import Stage, prompts_used, stages
+from bbdistill.task import Task
+from bbdistill.teacher.weigh import Scale, Weight
+from bbdistill.types import Abstain, Prompt, Purpose, Usage
+
+Range: TypeAlias = tuple[int, int]
+"""At least, at most."""
+
+_ANSWER_BYTES_PER_TOKEN = 8
+"""More than the tokens of any whole answer come to on average, escapes of JSON included."""
+_FEEDBACK_BYTES = 2000
+"""More than a verifier says of one answer."""
+_ENOUGH = 5
+"""Recorded replies from which on their lengths are taken for typical."""
+_TYPICAL = (0.1, 0.9)
+"""Quantiles of recorded lengths; the mean of many calls lies between them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What one purpose takes; tokens and dollars are of the calls whose replies are not in the store yet."""
+
+    purpose: Purpose
+    calls: Range
+    cached: int
+    """Of those, the ones whose replies are in the store: they cost nothing."""
+    input_tokens: Range
+    output_tokens: Range
+    usd: tuple[float, float] | None
+    """None = no price is known for this model."""
+    recorded: int
+    """Recorded replies that the lengths are from; 0 = they are bounded by bytes and by the output limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a run takes, apart from attempts that are billed and lost."""
+
+    model: str
+    lines: Sequence[Line]
+
+    @property
+    def usd(self) -> tuple[float, float] | None:
+        known = [line.usd for line in self.lines if line.usd is not None]
+        whole = len(known) == len(self.lines)
+        return (sum(low for low, _ in known), sum(high for _, high in known)) if whole else None
+
+    def as_json(self) -> dict[str, Any]:
+        by_purpose = {line.purpose: asdict(line) for line in self.lines}
+        return {"model": self.model, "by_purpose": by_purpose, "usd": self.usd}
+
+    def text(self) -> list[str]:
+        """A table and the sum."""
+        rows = [("", "calls", "in the store", "input tokens", "output tokens", "cost", "lengths from")]
+        for line in self.lines:
+            calls, sent, made = (_span(counts) for counts in (line.calls, line.input_tokens, line.output_tokens))
+            source = f"{line.recorded} replies" if line.recorded else "bytes and limits"
+            rows.append((line.purpose, calls, str(line.cached), sent, made, _dollars(line.usd), source))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        if self.usd is None:
+            wanted = "`teacher.input_usd_per_mtok` and `teacher.output_usd_per_mtok`"
+            return [*table, f"cost: no price is known for `{self.model}`; set {wanted}"]
+        return [*table, f"cost: {_dollars(self.usd)}, retries of billed attempts not counted"]
+
+
+def estimate(config: RunConfig, task: Task) -> Estimate:
+    """What a run of `config` takes; without a `[student]`, what collecting and evaluating its teacher take."""
+    file = config.teacher.cache
+    store = Store(file, read_only=True) if file.is_file() else None
+    try:
+        lines = asyncio.run(_Estimator(config, task, store).lines())
+    finally:
+        if store is not None:
+            store.close()
+    return Estimate(model=config.teacher.model, lines=lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Calls of one template: how many, and the bytes of those that must be paid for, all together."""
+
+    template: str
+    calls: Range
+    cached: int
+    size: Range
+
+    @property
+    def paid(self) -> Range:
+        return max(0, self.calls[0] - self.cached), max(0, self.calls[1] - self.cached)
+
+
+class _Estimator:
+    def __init__(self, config: RunConfig, task: Task, store: Store | None) -> None:
+        self._config, self._task, self._store = config, task, store
+        self._scale = Scale(config.teacher, templates=config.task.templates)
+        self._seen: set[str] = set()
+        self._provider = ""
+
+    async def lines(self) -> list[Line]:
+        asked = self._line("demonstrations", [await self._answers(self._demonstrated())])
+        evaluated = self._line("evaluation", [await self._answers(self._evaluated())])
+        policy = [stage for stage in stages(self._config) if stage.policy_weight > 0]
+        feedback = await self._feedback(policy) if self._config.student is not None and policy else []
+        return [asked, *feedback, evaluated]
+
+    async def _feedback(self, policy: Sequence[Stage]) -> list[Line]:
+        """What is asked about the student's own answers."""
+        train = self._config.train
+        most = train.prompts_per_step * train.group_size
+        mends = sum(stage.steps * min(stage.corrections, most) for stage in policy)
+        # At least one text of each prompt can be corrected; texts that are all alike leave nothing to compare.
+        surely = sum(stage.steps * min(stage.corrections, train.prompts_per_step) for stage in policy)
+        pairs = sum(stage.steps * stage.preferences for stage in policy)
+        compare, correct = await self._comparing(), await self._correcting()
+        return [
+            self._line("preferences", [_many(compare, (0, 2 * pairs))]),
+            # One call to correct, two to compare where the verifier cannot decide.
+            self._line("corrections", [_many(correct, (surely, mends)), _many(compare, (0, 2 * mends))]),
+        ]
+
+    def _demonstrated(self) -> list[Prompt]:
+        """Prompts whose answers are asked: those the stages use; without a student, all of the file."""
+        task, config = self._task, self._config
+        if config.student is None:
+            prompts = task.train if config.task.validation else (*task.train, *task.validation)
+        else:
+            used = prompts_used(stages(config), config.train, [prompt.id for prompt in task.train])
+            prompts = [task.prompt(prompt_id) for prompt_id in used]
+        return [prompt for prompt in prompts if prompt.id not in task.demonstrations]
+
+    def _evaluated(self) -> list[Prompt]:
+        """The test prompts, and those of the validation where no verifier can judge a student's answers."""
+        task = self._task
+        judged = any(not isinstance(task.verify(prompt, ""), Abstain) for prompt in task.validation)
+        return [*task.test, *(() if judged or self._config.student is None else task.validation)]
+
+    async def _answers(self, prompts: Sequence[Prompt]) -> _Batch:
+        """One call for each prompt; a request that was asked before, in this run or another, is in the store."""
+        weights = [await self._scale.weigh(self._scale.teacher.demonstrate(prompt)) for prompt in prompts]
+        fresh: list[Weight] = []
+        for weight in weights:
+            known = self._store is not None and self._store.find(weight.key, None) is not None
+            if not known and weight.key not in self._seen:
+                fresh.append(weight)
+            self._seen.add(weight.key)
+            self._provider = weight.provider
+        size = sum(weight.size for weight in fresh)
+        template = weights[0].template if weights else ""
+        return _Batch(
+            template=template, calls=(len(weights), len(weights)), cached=len(weights) - len(fresh), size=(size, size)
+        )
+
+    async def _comparing(self) -> _Batch:
+        """One comparison, at least of the shortest prompt and two short answers, at most of the longest."""
+        low, high = [
+            await self._scale.weigh(self._scale.teacher.compare(prompt, "a", "b")) for prompt in self._extremes()
+        ]
+        return _Batch(
+            template=low.template, calls=(1, 1), cached=0, size=(low.size, high.size + 2 * self._answer_bytes())
+        )
+
+    async def _correcting(self) -> _Batch:
+        """One correction, likewise."""
+        low, high = [await self._scale.weigh(self._scale.teacher.correct(prompt, "a")) for prompt in self._extremes()]
+        most = high.size + self._answer_bytes() + _FEEDBACK_BYTES
+        return _Batch(template=low.template, calls=(1, 1), cached=0, size=(low.size, most))
+
+    def _extremes(self) -> Iterator[Prompt]:
+        for choose in (min, max):
+            yield choose(self._task.train, key=lambda prompt: sum(len(str(m["content"])) for m in prompt.messages))
+
+    def _answer_bytes(self) -> int:
+        return _ANSWER_BYTES_PER_TOKEN * self._config.require_student().max_new_tokens
+
+    def _line(self, purpose: Purpose, batches: Sequence[_Batch]) -> Line:
+        parts = [(batch, *self._tokens(batch)) for batch in batches]
+        costs = [self._usd(batch.paid, sent, made) for batch, sent, made, _ in parts]
+        known = [cost for cost in costs if cost is not None]
+        return Line(
+            purpose=purpose,
+            calls=_sum(batch.calls for batch in batches),
+            cached=sum(batch.cached for batch in batches),
+            input_tokens=_sum(sent for _, sent, _, _ in parts),
+            output_tokens=_sum(made for _, _, made, _ in parts),
+            usd=(sum(low for low, _ in known), sum(high for _, high in known)) if len(known) == len(costs) else None,
+            recorded=sum(recorded for *_, recorded in parts),
+        )
+
+    def _tokens(self, batch: _Batch) -> tuple[Range, Range, int]:
+        """(input, output, recorded replies that say so) of the calls to be paid for."""
+        low, high = batch.paid
+        model = self._config.teacher.model.partition(":")[2]
+        lengths = self._store.lengths(batch.template, model) if self._store is not None else []
+        if len(lengths) >= _ENOUGH:
+            sent, made = (_quantiles(column) for column in zip(*lengths, strict=True))
+            return (low * sent[0], high * sent[1]), (low * made[0], high * made[1]), len(lengths)
+        return (
+            (math.ceil(batch.size[0] / BYTES_PER_TOKEN), batch.size[1]),
+            (low, high * self._config.teacher.max_tokens),
+            0,
+        )
+
+    def _usd(self, calls: Range, sent: Range, made: Range) -> tuple[float, float] | None:
+        """Priced call by call, since long ones may have a price of their own."""
+        teacher, found = self._config.teacher, [0.0, 0.0]
+        for end, count in enumerate(calls):
+            if not count:
+                continue
+            each = Usage(input_tokens=math.ceil(sent[end] / count), output_tokens=math.ceil(made[end] / count))
+            one = price(teacher.model.partition(":")[2], self._provider, each, teacher.prices)
+            if one is None:
+                return None
+            found[end] = count * one
+        return found[0], found[1]
+
+
+def _many(one: _Batch, calls: Range) -> _Batch:
+    size = (one.size[0] * calls[0], one.size[1] * calls[1])
+    return _Batch(template=one.template, calls=calls, cached=0, size=size)
+
+
+def _sum(ranges: Iterable[Range]) -> Range:
+    lows, highs = zip(*ranges, strict=True)
+    return sum(lows), sum(highs)
+
+
+def _quantiles(values: Sequence[int]) -> Range:
+    ordered = sorted(values)
+    low, high = (ordered[round(share * (len(ordered) - 1))] for share in _TYPICAL)
+    return low, high
+
+
+def _span(counts: Range) -> str:
+    low, high = counts
+    return f"{low:,}" if low == high else f"{low:,} - {high:,}"
+
+
+def _dollars(usd: tuple[float, float] | None) -> str:
+    return "unknown" if usd is None else f"${usd[0]:.4f} - ${usd[1]:.4f}"
