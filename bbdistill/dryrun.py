@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bbdistill.client.prices import price
-from bbdistill.config import RunConfig, Settings
+from bbdistill.config import ModelConfig, RunConfig, Settings
 from bbdistill.objectives import stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.templates import load_template
@@ -56,26 +56,28 @@ def _bound(config: RunConfig, task: Task) -> list[str]:
     policy = [stage for stage in stages(config) if stage.policy_weight > 0]
     pairs = sum(stage.steps * stage.preferences for stage in policy)
     mends = sum(stage.steps * stage.corrections for stage in policy)
-    calls = {
-        "demonstrations": asked + len(task.test),
-        "preferences": 2 * pairs,
-        "corrections": 3 * mends,  # one to correct, two to compare where the verifier cannot decide
-    }
     longest = max(_size(prompt.messages) for prompt in (*task.train, *task.test))
-    answer = config.teacher.max_tokens
-    worst = {
-        "demonstrations": Usage(input_tokens=longest, output_tokens=answer),
-        "preferences": Usage(input_tokens=longest + 8 * answer + FRAME_BYTES, output_tokens=answer),
-        "corrections": Usage(input_tokens=longest + 8 * answer + FRAME_BYTES, output_tokens=answer),
-    }
-    provider, _, model = config.teacher.model.partition(":")
-    dollars = [price(model, provider, worst[kind], config.teacher.prices) for kind in calls]
-    lines = ["\nat most " + ", ".join(f"{count} calls for {kind}" for kind, count in calls.items())]
-    if any(dollar is None for dollar in dollars):
-        keys = "teacher.input_usd_per_mtok and teacher.output_usd_per_mtok"
-        return [*lines, f"cost: no price is known for `{config.teacher.model}`; set {keys}"]
-    total = sum(count * (dollar or 0.0) for count, dollar in zip(calls.values(), dollars, strict=True))
+    teacher, judge = config.teacher, config.judge_config
+    shown = longest + 8 * teacher.max_tokens + FRAME_BYTES
+    rows = [
+        ("demonstrations", asked + len(task.test), teacher, longest),
+        ("preferences", 2 * pairs, judge, shown),
+        ("corrections", mends, teacher, shown),
+        ("comparing them where the verifier cannot decide", 2 * mends, judge, shown),
+    ]
+    lines = ["\nat most " + ", ".join(f"{count} calls for {what}" for what, count, _, _ in rows)]
+    dollars = [_price(model, sent) for _, _, model, sent in rows]
+    unknown = dict.fromkeys(f"`{row[2].model}`" for row, dollar in zip(rows, dollars, strict=True) if dollar is None)
+    if unknown:
+        keys = "input_usd_per_mtok and output_usd_per_mtok"
+        return [*lines, f"cost: no price is known for {' and '.join(unknown)}; set {keys}"]
+    total = sum(row[1] * (dollar or 0.0) for row, dollar in zip(rows, dollars, strict=True))
     return [*lines, f"cost: less than ${total:.2f}, if every reply were as long as allowed"]
+
+
+def _price(config: ModelConfig, sent_bytes: int) -> float | None:
+    provider, _, model = config.model.partition(":")
+    return price(model, provider, Usage(input_tokens=sent_bytes, output_tokens=config.max_tokens), config.prices)
 
 
 def _size(messages: tuple[Message, ...]) -> int:

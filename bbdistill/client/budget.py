@@ -26,17 +26,27 @@ _NOISE_USD = 1e-9
 
 
 class Budget:
-    """Prices every reply and, with a cap, refuses what could pass it."""
+    """Prices every reply and, with a cap, refuses what could pass it. With `beside`, its sums and those of that one
+    are the same: two models, one cap."""
 
-    def __init__(self, inner: Handler, *, price: Price, max_usd: float | None, spent_usd: float = 0.0) -> None:
+    def __init__(
+        self,
+        inner: Handler,
+        *,
+        price: Price,
+        max_usd: float | None,
+        spent_usd: float = 0.0,
+        beside: "Budget | None" = None,
+    ) -> None:
         self._inner, self._price, self._max_usd = inner, price, max_usd
+        self._sums = beside or self
         self._settled, self._reserved = spent_usd, 0.0
         self._freed = asyncio.Event()
 
     async def __call__(self, call: Call, /) -> Reply:
         worst = 0.0 if self._max_usd is None else self._worst_case(call)
         if self._max_usd is not None:
-            await self._reserve(worst, self._max_usd)
+            await self._sums._reserve(worst, self._max_usd)
         # Until the outcome is known, the worst case is what it cost.
         actual = worst
         try:
@@ -47,7 +57,7 @@ class Budget:
             actual = 0.0 if fault.free else worst
             raise
         finally:
-            self._settle(worst, actual)
+            self._sums._settle(worst, actual)
         return replace(reply, cost_usd=cost, recorded_cost_usd=cost)
 
     async def _reserve(self, worst: float, cap: float) -> None:

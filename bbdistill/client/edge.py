@@ -10,7 +10,9 @@ import httpx2
 from bbdistill.client import wire
 from bbdistill.client.call import Call, Fault, Mode, Reply
 from bbdistill.client.http import ClientSettings, Stack, open_stack
+from bbdistill.client.logs import redact_logs
 from bbdistill.client.loop import LoopThread
+from bbdistill.client.records import kept
 from bbdistill.client.store import Store
 from bbdistill.errors import BBDistillError, ConfigError, ReplayMiss
 
@@ -29,6 +31,7 @@ class AsyncEdge(httpx2.AsyncBaseTransport):
 
     def __init__(self, stack: Stack, *, store: Store | None = None) -> None:
         self._stack, self._store = stack, store
+        redact_logs()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         return await _handle(self._stack, request, await request.aread())
@@ -120,7 +123,9 @@ def _call(request: httpx2.Request, body: bytes) -> Call:
 
 
 def _response(reply: Reply) -> httpx2.Response:
-    headers = dict(reply.headers) | {_OURS + "cached": str(int(reply.cached))}
+    # As a replay would have them: the SDKs log the headers of replies, and some say whose account it is.
+    headers = kept(reply.headers) | {"content-type": reply.headers.get("content-type", "application/json")}
+    headers[_OURS + "cached"] = str(int(reply.cached))
     for name, dollars in (("cost-usd", reply.cost_usd), ("recorded-cost-usd", reply.recorded_cost_usd)):
         if dollars is not None:
             headers[_OURS + name] = repr(dollars)

@@ -11,6 +11,7 @@ import httpx2
 from bbdistill.client import keys
 from bbdistill.client.budget import Budget
 from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Reply
+from bbdistill.client.flights import to_the_end
 from bbdistill.client.gate import Gate
 from bbdistill.client.prices import Override, price
 from bbdistill.client.replay import Replay
@@ -48,8 +49,11 @@ class ClientSettings:
 class Stack:
     """The handlers of one client. `direct` is for traffic that is not recorded; None where nothing may go out."""
 
-    def __init__(self, handler: Handler, *, replay: Replay | None, socket: Socket | None) -> None:
+    def __init__(
+        self, handler: Handler, *, replay: Replay | None, socket: Socket | None, budget: Budget | None
+    ) -> None:
         self._handler, self._replay, self._socket = handler, replay, socket
+        self.budget = budget
 
     async def __call__(self, call: Call, /) -> Reply:
         return await self._handler(call)
@@ -57,6 +61,11 @@ class Stack:
     @property
     def direct(self) -> httpx2.AsyncClient | None:
         return None if self._socket is None else self._socket.client
+
+    async def drain(self) -> None:
+        """Sends nothing more of what was asked so far, and waits until all that is on the wire is stored."""
+        if self._replay is not None:
+            await self._replay.drain()
 
     async def aclose(self) -> None:
         """Lets what is on the wire come home; the store stays open, being the caller's."""
@@ -73,34 +82,47 @@ def open_stack(
     run: str | None = None,
     source_run: str | None = None,
     settings: ClientSettings | None = None,
+    beside: Stack | None = None,
 ) -> Stack:
-    """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run)."""
+    """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run).
+
+    `beside` is another stack of the same run: what both spend counts under one cap.
+    """
     settings = settings or ClientSettings()
     if mode == "off":
         socket = _socket(settings)
-        return Stack(_live(socket, settings, spent_usd=0.0), replay=None, socket=socket)
+        budget = _budget(socket, settings, spent_usd=0.0, beside=beside)
+        return Stack(_live(budget, settings), replay=None, socket=socket, budget=budget)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
         source_run = _known_run(store, source_run)
         replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id)
-        return Stack(replay, replay=replay, socket=None)
+        return Stack(replay, replay=replay, socket=None, budget=None)
     socket = _socket(settings)
     spent = sum(row.usd for row in store.spend(run)) if run is not None else 0.0
     log = _attempt_log(store, run, settings.teacher_id)
-    live = _live(Finish(socket), settings, spent_usd=spent, on_attempt=log)
+    budget = _budget(Finish(socket), settings, spent_usd=spent, beside=beside)
+    live = _live(budget, settings, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
-    return Stack(replay, replay=replay, socket=socket)
+    return Stack(replay, replay=replay, socket=socket, budget=budget)
 
 
 def _socket(settings: ClientSettings) -> Socket:
     return Socket(concurrency=settings.concurrency, timeout_s=settings.timeout_s)
 
 
-def _live(
-    bottom: Handler, settings: ClientSettings, *, spent_usd: float, on_attempt: OnAttempt | None = None
-) -> Handler:
-    budget = Budget(bottom, price=partial(_price, settings.prices), max_usd=settings.max_usd, spent_usd=spent_usd)
+def _budget(bottom: Handler, settings: ClientSettings, *, spent_usd: float, beside: Stack | None) -> Budget:
+    return Budget(
+        bottom,
+        price=partial(_price, settings.prices),
+        max_usd=settings.max_usd,
+        spent_usd=spent_usd,
+        beside=beside and beside.budget,
+    )
+
+
+def _live(budget: Budget, settings: ClientSettings, *, on_attempt: OnAttempt | None = None) -> Handler:
     gate = Gate(budget, concurrency=settings.concurrency)
     return Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt)
 
@@ -127,7 +149,8 @@ def _attempt_log(store: Store, run: str | None, teacher: str | None) -> OnAttemp
     async def log(call: Call, attempt: Attempt) -> None:
         key = keys.key(keys.canonical(call, teacher))
         try:
-            await asyncio.to_thread(store.attempt, key, run, attempt)
+            # Given up meanwhile or not: the reply at hand goes on to be stored.
+            await to_the_end(asyncio.to_thread(store.attempt, key, run, attempt))
         except StoreError as failure:
             _log.debug("an attempt was not written down: %s", failure)
 
