@@ -17,6 +17,7 @@ from bbdistill.client.store import Store
 from bbdistill.errors import BBDistillError, ConfigError, ReplayMiss
 
 _OURS = "x-bbdistill-"
+_FORM = ("content-type", "location")
 _TAGS = {"purpose": "purpose", "prompt": "prompt_id", "template": "template"}
 
 
@@ -124,7 +125,7 @@ def _call(request: httpx2.Request, body: bytes) -> Call:
 
 def _response(reply: Reply) -> httpx2.Response:
     # As a replay would have them: the SDKs log the headers of replies, and some say whose account it is.
-    headers = kept(reply.headers) | {"content-type": reply.headers.get("content-type", "application/json")}
+    headers = kept(reply.headers) | {name: reply.headers[name] for name in _FORM if name in reply.headers}
     headers[_OURS + "cached"] = str(int(reply.cached))
     for name, dollars in (("cost-usd", reply.cost_usd), ("recorded-cost-usd", reply.recorded_cost_usd)):
         if dollars is not None:
