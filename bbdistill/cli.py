@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from bbdistill.errors import BBDistillError
+from bbdistill.errors import BBDistillError, RunStopped
 
 app = typer.Typer(
     help="Turn a hosted LLM into a small model of your own.",
@@ -68,7 +68,7 @@ def demo(
     """The whole method on a built-in task: offline, without a key, from a recorded teacher."""
     from bbdistill.demo import run_demo
 
-    _report(_watched(partial(run_demo, out=out, live=(base_url, model) if live else None)), as_json)
+    _report(_stoppable(partial(run_demo, out=out, live=(base_url, model) if live else None)), as_json)
 
 
 @app.command()
@@ -106,7 +106,7 @@ def run(
 
         print(preview(config, settings))
     else:
-        _report(_watched(partial(runner.run, config, settings=settings)), as_json)
+        _report(_stoppable(partial(runner.run, config, settings=settings)), as_json)
 
 
 @app.command()
@@ -130,7 +130,7 @@ def collect(
         "max_usd": max_usd,
         "skip_bad": skip_bad,
     }
-    summary = _watched(partial(collect_, config, out, **settings))
+    summary = _stoppable(partial(collect_, config, out, **settings))
     print(json.dumps(summary) if as_json else out)
 
 
@@ -225,9 +225,7 @@ def export(
 def doctor(
     config: Annotated[Path | None, typer.Argument(help="Also check this task: data, key, teacher.")] = None,
     set_: Set = None,
-    judge: Annotated[
-        int, typer.Option(help="Measure the teacher as judge and corrector on this many pairs.", min=0)
-    ] = 0,
+    judge: Annotated[int, typer.Option(help="Measure judge and corrector on this many pairs.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """What is installed, what this machine can do, and whether the task's parts answer."""
@@ -303,6 +301,9 @@ def main() -> None:
     """Runs the command line. One error, one sentence, its exit code; no traceback without `--debug`."""
     try:
         app()
+    except RunStopped as stopped:
+        _say(str(stopped))
+        sys.exit(stopped.exit_code)
     except BBDistillError as fault:
         if _debug["on"]:
             raise
@@ -313,6 +314,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as fault:
+        if _debug["on"]:
+            raise
+        where = f"`{fault.filename}`: " if fault.filename else ""
+        _say(f"error: {where}{fault.strerror or fault}; what was paid for is stored, and --resume goes on from there")
+        sys.exit(1)
 
 
 def _say(text: str) -> None:
@@ -325,6 +332,14 @@ def _watched(work: Callable[..., Any]) -> Any:
 
     with watching() as on_event:
         return work(on_event=on_event)
+
+
+def _stoppable(work: Callable[..., Any]) -> Any:
+    """The same for work that a first Ctrl-C asks to stop, and a second one ends."""
+    from bbdistill.interrupt import stoppable
+
+    with stoppable() as stop:
+        return _watched(partial(work, stop=stop))
 
 
 def _report(result: Any, as_json: bool) -> None:

@@ -4,7 +4,7 @@ No token is shorter than a byte, so a request's bytes bound its input: text and 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -41,8 +41,8 @@ class _Account:
         return self.settled + usd <= self.cap + _NOISE_USD
 
 
-class Budget:
-    """Prices every reply and, with caps, refuses what could pass one of them.
+class Purse:
+    """The caps of a run and what is left of them; shared by all models that the run asks.
 
     `max_usd` is for everything, `max_usd_by` for calls of one purpose; `spent` is what the run has cost before, by
     purpose, and counts.
@@ -50,27 +50,60 @@ class Budget:
 
     def __init__(
         self,
-        inner: Handler,
-        *,
-        price: Price,
         max_usd: float | None,
         max_usd_by: Mapping[str, float] | None = None,
         spent: Mapping[str, float] | None = None,
     ) -> None:
-        self._inner, self._price = inner, price
         before = spent or {}
-        total = None if max_usd is None else _Account("max_usd", max_usd, sum(before.values()))
-        self._total = [] if total is None else [total]
+        self._total = [] if max_usd is None else [_Account("max_usd", max_usd, sum(before.values()))]
         self._by_purpose = {
             purpose: _Account(f"max_usd_by.{purpose}", cap, before.get(purpose, 0.0))
             for purpose, cap in (max_usd_by or {}).items()
         }
         self._freed = asyncio.Event()
 
+    def caps(self, purpose: str) -> bool:
+        """Whether there is a cap on what is paid for this purpose."""
+        return bool(self._accounts(purpose))
+
+    async def reserve(self, usd: float, purpose: str) -> None:
+        """Sets `usd` aside, waiting for what other calls give back. BudgetExceeded where that cannot be enough."""
+        accounts = self._accounts(purpose)
+        while not all(account.has_room(usd) for account in accounts):
+            for account in accounts:
+                if not account.can_ever(usd):
+                    raise BudgetExceeded(
+                        f"the cap of ${account.cap:g} (`{account.key}`) is reached: ${account.settled:.4f} is spent "
+                        f"and the next call may cost up to ${usd:.4f}; raise `{account.key}` and resume, or lower "
+                        "the output limit"
+                    )
+            await self._freed.wait()
+        for account in accounts:
+            account.reserved += usd
+
+    def settle(self, reserved_usd: float, actual_usd: float, purpose: str) -> None:
+        """Takes back what was set aside and pays what it came to."""
+        for account in self._accounts(purpose):
+            account.reserved -= reserved_usd
+            account.settled += actual_usd
+        waiting, self._freed = self._freed, asyncio.Event()
+        waiting.set()
+
+    def _accounts(self, purpose: str) -> list[_Account]:
+        own = self._by_purpose.get(purpose)
+        return self._total if own is None else [*self._total, own]
+
+
+class Budget:
+    """Prices every reply and, where the purse has a cap, refuses what could pass it."""
+
+    def __init__(self, inner: Handler, *, price: Price, purse: Purse) -> None:
+        self._inner, self._price, self._purse = inner, price, purse
+
     async def __call__(self, call: Call, /) -> Reply:
-        accounts = self._accounts(call)
-        worst = self._worst_case(call) if accounts else 0.0
-        await self._reserve(accounts, worst)
+        purpose = call.tags.get("purpose", "")
+        worst = self._worst_case(call) if self._purse.caps(purpose) else 0.0
+        await self._purse.reserve(worst, purpose)
         # Until the outcome is known, the worst case is what it cost.
         actual = worst
         try:
@@ -82,34 +115,9 @@ class Budget:
             fault.unknown_usd = None if fault.free else self._at_most(call)
             raise
         finally:
-            self._settle(accounts, worst, actual)
+            self._purse.settle(worst, actual, purpose)
         unknown = self._at_most(call) if cost is None else None
         return replace(reply, cost_usd=cost, recorded_cost_usd=cost, unknown_usd=unknown)
-
-    def _accounts(self, call: Call) -> list[_Account]:
-        """The capped accounts that the call is paid from."""
-        own = self._by_purpose.get(call.tags.get("purpose", ""))
-        return self._total if own is None else [*self._total, own]
-
-    async def _reserve(self, accounts: Sequence[_Account], worst: float) -> None:
-        while not all(account.has_room(worst) for account in accounts):
-            for account in accounts:
-                if not account.can_ever(worst):
-                    raise BudgetExceeded(
-                        f"the cap of ${account.cap:g} (`{account.key}`) is reached: ${account.settled:.4f} is spent "
-                        f"and the next call may cost up to ${worst:.4f}; raise `{account.key}` and resume, or lower "
-                        "the output limit"
-                    )
-            await self._freed.wait()
-        for account in accounts:
-            account.reserved += worst
-
-    def _settle(self, accounts: Sequence[_Account], worst: float, actual: float) -> None:
-        for account in accounts:
-            account.reserved -= worst
-            account.settled += actual
-        waiting, self._freed = self._freed, asyncio.Event()
-        waiting.set()
 
     def _at_most(self, call: Call) -> float | None:
         """What an attempt of unknown outcome is taken to have cost; None where that has no bound."""

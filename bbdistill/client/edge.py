@@ -10,11 +10,14 @@ import httpx2
 from bbdistill.client import wire
 from bbdistill.client.call import Call, Fault, Mode, Reply
 from bbdistill.client.http import ClientSettings, Stack, open_stack
+from bbdistill.client.logs import redact_logs
 from bbdistill.client.loop import LoopThread
+from bbdistill.client.records import kept
 from bbdistill.client.store import Store
 from bbdistill.errors import BBDistillError, ConfigError, ReplayMiss
 
 _OURS = "x-bbdistill-"
+_FORM = ("content-type", "location")
 _TAGS = {"purpose": "purpose", "prompt": "prompt_id", "template": "template"}
 
 
@@ -29,6 +32,7 @@ class AsyncEdge(httpx2.AsyncBaseTransport):
 
     def __init__(self, stack: Stack, *, store: Store | None = None) -> None:
         self._stack, self._store = stack, store
+        redact_logs()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         return await _handle(self._stack, request, await request.aread())
@@ -120,7 +124,9 @@ def _call(request: httpx2.Request, body: bytes) -> Call:
 
 
 def _response(reply: Reply) -> httpx2.Response:
-    headers = dict(reply.headers) | {_OURS + "cached": str(int(reply.cached))}
+    # As a replay would have them: the SDKs log the headers of replies, and some say whose account it is.
+    headers = kept(reply.headers) | {name: reply.headers[name] for name in _FORM if name in reply.headers}
+    headers[_OURS + "cached"] = str(int(reply.cached))
     for name, dollars in (("cost-usd", reply.cost_usd), ("recorded-cost-usd", reply.recorded_cost_usd)):
         if dollars is not None:
             headers[_OURS + name] = repr(dollars)

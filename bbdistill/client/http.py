@@ -9,8 +9,9 @@ from functools import partial
 import httpx2
 
 from bbdistill.client import keys
-from bbdistill.client.budget import Budget
+from bbdistill.client.budget import Budget, Purse
 from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Reply
+from bbdistill.client.flights import to_the_end
 from bbdistill.client.gate import Gate, LimitHistory
 from bbdistill.client.headers import Kind
 from bbdistill.client.prices import Override, price
@@ -54,9 +55,16 @@ class Stack:
     """The handlers of one client. `direct` is for traffic that is not recorded; None where nothing may go out."""
 
     def __init__(
-        self, handler: Handler, *, replay: Replay | None, socket: Socket | None, gate: Gate | None = None
+        self,
+        handler: Handler,
+        *,
+        replay: Replay | None = None,
+        socket: Socket | None = None,
+        gate: Gate | None = None,
+        purse: Purse | None = None,
     ) -> None:
         self._handler, self._replay, self._socket, self._gate = handler, replay, socket, gate
+        self.purse = purse
 
     async def __call__(self, call: Call, /) -> Reply:
         return await self._handler(call)
@@ -69,6 +77,11 @@ class Stack:
     def limits(self) -> Sequence[LimitHistory]:
         """How many calls at once each model was given, and why; empty where nothing goes out."""
         return () if self._gate is None else self._gate.history
+
+    async def drain(self) -> None:
+        """Sends nothing more of what was asked so far, and waits until all that is on the wire is stored."""
+        if self._replay is not None:
+            await self._replay.drain()
 
     async def aclose(self) -> None:
         """Lets what is on the wire come home; the store stays open, being the caller's."""
@@ -85,45 +98,48 @@ def open_stack(
     run: str | None = None,
     source_run: str | None = None,
     settings: ClientSettings | None = None,
+    beside: Stack | None = None,
 ) -> Stack:
-    """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run)."""
+    """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run).
+
+    `beside` is another stack of the same run: what both spend counts under one cap.
+    """
     settings = settings or ClientSettings()
     if mode == "off":
         socket = _socket(settings)
-        live, gate = _live(socket, settings)
-        return Stack(live, replay=None, socket=socket, gate=gate)
+        purse = _purse(settings, None, beside)
+        live, gate = _live(socket, settings, purse)
+        return Stack(live, socket=socket, gate=gate, purse=purse)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
         source_run = _known_run(store, source_run)
         replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id)
-        return Stack(replay, replay=replay, socket=None)
+        return Stack(replay, replay=replay)
     socket = _socket(settings)
     spent = store.spent(run) if run is not None else None
     log = _attempt_log(store, run, settings.teacher_id)
-    live, gate = _live(Finish(socket), settings, spent=spent, on_attempt=log)
+    purse = _purse(settings, spent, beside)
+    live, gate = _live(Finish(socket), settings, purse, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
-    return Stack(replay, replay=replay, socket=socket, gate=gate)
+    return Stack(replay, replay=replay, socket=socket, gate=gate, purse=purse)
 
 
 def _socket(settings: ClientSettings) -> Socket:
     return Socket(concurrency=settings.concurrency, timeout_s=settings.timeout_s)
 
 
+def _purse(settings: ClientSettings, spent: Mapping[str, float] | None, beside: Stack | None) -> Purse:
+    """A stack beside another pays from the same purse."""
+    if beside is not None and beside.purse is not None:
+        return beside.purse
+    return Purse(settings.max_usd, settings.max_usd_by, spent)
+
+
 def _live(
-    bottom: Handler,
-    settings: ClientSettings,
-    *,
-    spent: Mapping[str, float] | None = None,
-    on_attempt: OnAttempt | None = None,
+    bottom: Handler, settings: ClientSettings, purse: Purse, *, on_attempt: OnAttempt | None = None
 ) -> tuple[Retry, Gate]:
-    budget = Budget(
-        bottom,
-        price=partial(_price, settings.prices),
-        max_usd=settings.max_usd,
-        max_usd_by=settings.max_usd_by,
-        spent=spent,
-    )
+    budget = Budget(bottom, price=partial(_price, settings.prices), purse=purse)
     gate = Gate(budget, ceiling=settings.concurrency, per_minute=settings.per_minute, patience_s=settings.deadline_s)
     return Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt), gate
 
@@ -150,7 +166,8 @@ def _attempt_log(store: Store, run: str | None, teacher: str | None) -> OnAttemp
     async def log(call: Call, attempt: Attempt) -> None:
         key = keys.key(keys.canonical(call, teacher))
         try:
-            await asyncio.to_thread(store.attempt, key, run, attempt)
+            # Given up meanwhile or not: the reply at hand goes on to be stored.
+            await to_the_end(asyncio.to_thread(store.attempt, key, run, attempt))
         except StoreError as failure:
             _log.debug("an attempt was not written down: %s", failure)
 

@@ -62,6 +62,9 @@ class Replay:
             await asyncio.to_thread(self._store.use, self._run, landed.call_id)
         return as_cached(landed.reply)
 
+    async def drain(self) -> None:
+        await self._flights.drain()
+
     async def aclose(self) -> None:
         await self._flights.aclose(_GRACE_S)
 

@@ -11,7 +11,7 @@ import bbdistill
 
 PACKAGE = Path(bbdistill.__file__).parent
 
-BOTTOM = {"types", "config", "errors", "templates", "data", "rundir", "metrics"}
+BOTTOM = {"types", "config", "errors", "keylike", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
 API_VERBS = {"collect", "doctor", "dryrun", "estimate", "starter", "task"}
 
@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},
-    "cli": {"errors", "config", "console", "report", "recording", "runner", "demo", *API_VERBS},
+    "interrupt": set(),
+    "cli": {"errors", "config", "console", "interrupt", "report", "recording", "runner", "demo", *API_VERBS},
 }
 TORCH_ROOMS = {"student", "losses", *CORE}
 TORCH = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf", "tokenizers"}

@@ -289,7 +289,7 @@ def test_a_store_of_a_newer_version_is_left_alone(store: Store) -> None:
         other.execute("INSERT INTO _sqlite_migrations VALUES (99, 'bbdistill', 'm099_later', 'now')")
     store.close()
     for read_only in (True, False):
-        with pytest.raises(StoreError, match=r"newer bbdistill \(m099_later\)"):
+        with pytest.raises(StoreError, match=r"newer bbdistill: its schema is m099_later, this one knows up to m\d+"):
             Store(store.path, read_only=read_only)
 
 
