@@ -7,14 +7,15 @@ import asyncio
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from bbdistill.client.bounds import BYTES_PER_TOKEN
 from bbdistill.client.prices import price
 from bbdistill.client.store import Store
-from bbdistill.config import RunConfig
+from bbdistill.config import RunConfig, Settings
 from bbdistill.objectives import Stage, prompts_used, stages
-from bbdistill.task import Task
+from bbdistill.task import Task, load_task, resolve
 from bbdistill.teacher.weigh import Scale, Weight
 from bbdistill.types import Abstain, Prompt, Purpose, Usage
 
@@ -79,8 +80,14 @@ class Estimate:
         return [*table, f"cost: {_dollars(self.usd)}, retries of billed attempts not counted"]
 
 
-def estimate(config: RunConfig, task: Task) -> Estimate:
-    """What a run of `config` takes; without a `[student]`, what collecting and evaluating its teacher take."""
+def estimate(path: Path, *, overrides: tuple[str, ...] = (), skip_bad: bool = False) -> Estimate:
+    """What a run of this config takes; without a `[student]`, what collecting and evaluating its teacher take."""
+    config = resolve(path, Settings(overrides=overrides))
+    return estimate_task(config, load_task(config, skip_bad=skip_bad))
+
+
+def estimate_task(config: RunConfig, task: Task) -> Estimate:
+    """The same for a config whose files are read."""
     file = config.teacher.cache
     store = Store(file, read_only=True) if file.is_file() else None
     try:
@@ -160,24 +167,19 @@ class _Estimator:
                 fresh.append(weight)
             self._seen.add(weight.key)
             self._provider = weight.provider
-        size = sum(weight.size for weight in fresh)
+        count, size = len(weights), sum(weight.size for weight in fresh)
         template = weights[0].template if weights else ""
-        return _Batch(
-            template=template, calls=(len(weights), len(weights)), cached=len(weights) - len(fresh), size=(size, size)
-        )
+        return _Batch(template=template, calls=(count, count), cached=count - len(fresh), size=(size, size))
 
     async def _comparing(self) -> _Batch:
         """One comparison, at least of the shortest prompt and two short answers, at most of the longest."""
-        low, high = [
-            await self._scale.weigh(self._scale.teacher.compare(prompt, "a", "b")) for prompt in self._extremes()
-        ]
-        return _Batch(
-            template=low.template, calls=(1, 1), cached=0, size=(low.size, high.size + 2 * self._answer_bytes())
-        )
+        low, high = [await self._scale.weigh(self._scale.teacher.compare(p, "a", "b")) for p in self._extremes()]
+        most = high.size + 2 * self._answer_bytes()
+        return _Batch(template=low.template, calls=(1, 1), cached=0, size=(low.size, most))
 
     async def _correcting(self) -> _Batch:
         """One correction, likewise."""
-        low, high = [await self._scale.weigh(self._scale.teacher.correct(prompt, "a")) for prompt in self._extremes()]
+        low, high = [await self._scale.weigh(self._scale.teacher.correct(p, "a")) for p in self._extremes()]
         most = high.size + self._answer_bytes() + _FEEDBACK_BYTES
         return _Batch(template=low.template, calls=(1, 1), cached=0, size=(low.size, most))
 
