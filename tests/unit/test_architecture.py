@@ -106,6 +106,7 @@ def test_the_import_loads_no_torch_and_no_sdk():
 def test_the_api_side_loads_no_torch():
     code = (
         "import sys, bbdistill, bbdistill.cli, bbdistill.collect, bbdistill.doctor, bbdistill.dryrun;"
-        "import bbdistill.estimate; bbdistill.Teacher; bbdistill.run; bbdistill.http_client; print('torch' in sys.modules)"
+        "import bbdistill.estimate; bbdistill.Teacher; bbdistill.run; bbdistill.http_client;"
+        "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

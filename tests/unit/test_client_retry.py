@@ -62,7 +62,8 @@ def test_no_money_is_final(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(500, "context_length_exceeded"), (429, "billing_not_active"), (500, "exceed_context_size_error")]
+    ("status", "code"),
+    [(500, "context_length_exceeded"), (429, "billing_not_active"), (500, "exceed_context_size_error")],
 )
 def test_what_no_wait_mends_is_final_whatever_its_status(status: int, code: str) -> None:
     assert not fault_of(status, f'{{"error": {{"code": "{code}"}}}}'.encode()).retryable
