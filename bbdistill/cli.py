@@ -137,12 +137,9 @@ def collect(
 @app.command()
 def estimate(config: Config, set_: Set = None, skip_bad: SkipBad = False, as_json: Json = False) -> None:
     """Calls, tokens and dollars by purpose, as a range, before anything is spent; needs no torch and no key."""
-    from bbdistill.config import Settings
     from bbdistill.estimate import estimate as estimate_
-    from bbdistill.task import load_task, resolve
 
-    resolved = resolve(config, Settings(overrides=tuple(set_ or ())))
-    found = estimate_(resolved, load_task(resolved, skip_bad=skip_bad))
+    found = estimate_(config, overrides=tuple(set_ or ()), skip_bad=skip_bad)
     print(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(found.text()))
 
 

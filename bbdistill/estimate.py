@@ -7,14 +7,15 @@ import asyncio
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from bbdistill.client.bounds import BYTES_PER_TOKEN
 from bbdistill.client.prices import price
 from bbdistill.client.store import Store
-from bbdistill.config import RunConfig, TeacherConfig
+from bbdistill.config import RunConfig, Settings, TeacherConfig
 from bbdistill.objectives import Stage, prompts_used, stages
-from bbdistill.task import Task
+from bbdistill.task import Task, load_task, resolve
 from bbdistill.teacher.weigh import Scale, Weight
 from bbdistill.types import Abstain, Prompt, Purpose, Usage
 
@@ -81,8 +82,14 @@ class Estimate:
         return [*table, f"cost: {_dollars(self.usd)}, retries of billed attempts not counted"]
 
 
-def estimate(config: RunConfig, task: Task) -> Estimate:
-    """What a run of `config` takes; without a `[student]`, what collecting and evaluating its teacher take."""
+def estimate(path: Path, *, overrides: tuple[str, ...] = (), skip_bad: bool = False) -> Estimate:
+    """What a run of this config takes; without a `[student]`, what collecting and evaluating its teacher take."""
+    config = resolve(path, Settings(overrides=overrides))
+    return estimate_task(config, load_task(config, skip_bad=skip_bad))
+
+
+def estimate_task(config: RunConfig, task: Task) -> Estimate:
+    """The same for a config whose files are read."""
     file = config.teacher.cache
     store = Store(file, read_only=True) if file.is_file() else None
     try:
