@@ -99,7 +99,9 @@ def write_config(folder: Path, provider: str, address: str, more: str = "") -> N
 def found_in(folder: Path, *texts: str) -> list[str]:
     """Where something planted stands, in any of the forms it may take."""
     forms = [form for word in PLANTED for form in (word, base64.b64encode(word.encode()).decode().rstrip("="))]
-    artefacts = {str(file): file.read_bytes().decode("utf-8", "replace") for file in folder.rglob("*") if file.is_file()}
+    artefacts = {
+        str(file): file.read_bytes().decode("utf-8", "replace") for file in folder.rglob("*") if file.is_file()
+    }
     artefacts |= {f"output {index}": text for index, text in enumerate(texts)}
     return [f"{form} in {where}" for where, text in artefacts.items() for form in forms if form in text]
 
@@ -179,7 +181,7 @@ def test_under_a_foreign_sdk_with_all_logs_on(provider: str, tmp_path: Path):
 
 def test_a_key_from_a_command(tmp_path: Path):
     with talkative_server({}) as (address, heard):
-        command = f"api_key_cmd = \"{sys.executable} -c 'import os; print(os.environ[\\\"OPENAI_API_KEY\\\"])'\"\n"
+        command = f'api_key_cmd = "{sys.executable} -c \'import os; print(os.environ[\\"OPENAI_API_KEY\\"])\'"\n'
         write_config(tmp_path, "openai", address, command)
         done = run(tmp_path, "-m", "bbdistill", "collect", "task.toml", provider="openai")
     assert done.returncode == 0, done.stderr
