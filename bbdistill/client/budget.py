@@ -26,8 +26,10 @@ _NOISE_USD = 1e-9
 
 
 class Budget:
-    """Prices every reply and, with a cap, refuses what could pass it. With `beside`, its sums and those of that one
-    are the same: two models, one cap."""
+    """Prices every reply and, with a cap, refuses what could pass it.
+
+    With `beside`, what both spend is one sum under one cap: that of the other.
+    """
 
     def __init__(
         self,
