@@ -1,5 +1,6 @@
 """The command line: each verb is one library call. The result goes to stdout, everything else to stderr."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -292,6 +293,7 @@ def _everywhere(
 
 
 _debug = {"on": False}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -315,7 +317,8 @@ def main() -> None:
         if _debug["on"]:
             raise
         where = f"`{fault.filename}`: " if fault.filename else ""
-        _say(f"error: {where}{fault.strerror or fault}; what was paid for is stored, and --resume goes on from there")
+        hint = "; free some space, and go on with --resume" if fault.errno in _DISK_FULL else ""
+        _say(f"error: {where}{fault.strerror or fault}{hint}")
         sys.exit(1)
 
 

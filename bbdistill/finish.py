@@ -117,12 +117,12 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
 def _asked(run: Run) -> dict[str, Any]:
     """The ledger, and what permits training on the answers of each model."""
     table = run.teacher.ledger.summary()
-    for asked in {run.teacher.config.model: run.teacher.config, run.judge.config.model: run.judge.config}.values():
-        table["by_model"].get(asked.model, {})["terms"] = terms_of(asked)
+    terms = {config.model: terms_of(config) for config in (run.judge.config, run.teacher.config)}
+    by_model = {model: row | {"terms": terms[model]} for model, row in table["by_model"].items()}
     concurrency = [
         {**asdict(change), "model": history.model} for history in run.teacher.limits for change in history.changes
     ]
-    return {**table, "terms": terms_of(run.config.teacher), "concurrency": concurrency}
+    return {**table, "by_model": by_model, "terms": terms_of(run.config.teacher), "concurrency": concurrency}
 
 
 def _sample(prompt: Prompt, index: int, answers: Mapping[str, Answers]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _SECRET_HEADERS = ("authorization", "proxy-authorization", "x-api-key", "api-key
 _WHOSE = ("organization", "organisation", "workspace", "project")
 """Headers with such a word in their name tell whose account it is."""
 _PATTERN = re.compile(r"sk-[A-Za-z0-9_-]{16,}|\bBearer\s+[^\s\"'\\,]{8,}|\bAKIA[A-Z0-9]{16}\b|\borg-[A-Za-z0-9]{12,}")
+_COOKIE = re.compile(r"([^=;,\s]+)=([^;,\s]+)")
 _ADDRESS = re.compile(
     rf"(?<=://)[^/\s@'\"]+@|(?<=[?&])({'|'.join(sorted(SECRET_PARAMETERS))})=[^&\s'\"]+", re.IGNORECASE
 )
@@ -43,8 +44,10 @@ def secrets_of(call: Call) -> set[str]:
 
 
 def identities_of(reply: Reply) -> set[str]:
-    """What the headers of a reply say of whose account it is."""
-    return {value for name, value in reply.headers.items() if _tells_whose(name) and _tells_something(value)}
+    """What the headers of a reply say of whose account or session it is."""
+    values = [value for name, value in reply.headers.items() if _tells_whose(name)]
+    values += [value for _, value in _COOKIE.findall(reply.headers.get("set-cookie", ""))]
+    return {value for value in values if _tells_something(value)}
 
 
 def redact_line(text: str) -> str:

@@ -1,6 +1,7 @@
 """The record: one SQLite file with every paid reply, what each run used, its plans and its rollouts.
 
-Safe from any thread and beside other processes. Calls are only ever added. `sqlite-utils` and Datasette open it too.
+Safe from any thread and beside other processes (two that ask the same at the same moment both buy it, and both replies
+are kept). Calls are only ever added. `sqlite-utils` and Datasette open it too.
 """
 
 import json

@@ -152,7 +152,8 @@ class Ledger:
         return sum(self.lines[purpose].calls for purpose in purposes if purpose in self.lines)
 
     def state(self) -> dict[str, Any]:
-        return {**asdict(self), "in_flight": 0}
+        # `asdict` would make a Counter anew from its items, and count those.
+        return {**asdict(self), "abstain_reasons": dict(self.abstain_reasons), "in_flight": 0}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.lines = {name: Line(**line) for name, line in state["lines"].items()}

@@ -55,18 +55,22 @@ def test_killed_at_random_moments_no_stored_reply_is_lost_or_asked_for_again(tmp
         config = write_collection(tmp_path, teacher, prompts=prompts, more=f"concurrency = {CONCURRENCY}\n")
         before: dict[str, CallRow] = {}
         known: set[str] = set()
+        late = 0
         for _ in range(KILLS):
             first = len(teacher.asked)
             running = start("collect", config, folder=tmp_path)
             teacher.wait_for(first + draw.randrange(1, 8))
             time.sleep(draw.uniform(0, 0.05))
             running.send_signal(signal.SIGKILL)
+            killed = time.monotonic()
             running.communicate()
             assert running.returncode == -signal.SIGKILL
             now = calls(tmp_path / "calls.db")
             assert before.items() <= now.items()  # nothing stored is lost or changed
             assert not known & {asked.prompt for asked in teacher.asked[first:]}  # nor asked for again
             before, known = now, {row_prompt(row) for row in now.values()}
+            lost = [asked for asked in teacher.asked[first:] if asked.prompt not in known]
+            late += sum(asked.answered is not None and asked.answered < killed for asked in lost)
         first = len(teacher.asked)
         last = start("collect", config, folder=tmp_path)
         _, said = last.communicate(timeout=120)
@@ -75,8 +79,12 @@ def test_killed_at_random_moments_no_stored_reply_is_lost_or_asked_for_again(tmp
         final = calls(tmp_path / "calls.db")
     assert len(final) == prompts
     repeated = len(teacher.asked) - prompts
-    print(f"{KILLS} kills, {prompts} prompts, {repeated} calls repeated, none of them with an answer on disk")
-    assert repeated <= KILLS * CONCURRENCY
+    print(
+        f"{KILLS} kills, {prompts} prompts, {repeated} calls repeated, none of them with an answer on disk; "
+        f"{late} of these answers were on their way there"
+    )
+    # Beside the calls on the wire, at most as many answers are being written.
+    assert repeated <= KILLS * 2 * CONCURRENCY
 
 
 def row_prompt(row: CallRow) -> str:

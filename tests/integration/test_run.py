@@ -246,6 +246,34 @@ def test_completions_that_came_with_the_data_are_not_bought(tiny_student: Path, 
     assert result.report["data"]["demonstrations"] > 0
 
 
+def test_a_judge_of_its_own_and_the_terms_of_both_are_in_the_report(tiny_student: Path, tmp_path: Path):
+    notes: list[str] = []
+    with rule_teacher() as teacher, rule_teacher() as judge:
+        config = write_task(tmp_path, teacher, tiny_student)
+        text = config.read_text().replace('id = "rules"', 'id = "rules"\nterms = "mine: all | of it"')
+        config.write_text(f'{text}\n[judge]\nmodel = "openai:judge"\nbase_url = "{judge.base_url}"\n')
+        result = bbdistill.run(config, out=tmp_path / "run", on_event=lambda event: notes.append(str(event)))
+        asked = {name: sum(server.asked.values()) for name, server in (("rules", teacher), ("judge", judge))}
+        replayed = bbdistill.run(config, out=tmp_path / "replay", replay=str(tmp_path / "cache" / "teacher.db"))
+    table = result.report["teacher"]
+    assert {model: row["calls"] for model, row in table["by_model"].items()} == {
+        "openai:rules": asked["rules"],
+        "openai:judge": asked["judge"],
+    }
+    assert asked["judge"] == table["by_purpose"]["preferences"]["calls"] > 0
+    assert table["by_model"]["openai:judge"]["comparisons"] == table["comparisons"] == asked["judge"] // 2
+    assert table["by_model"]["openai:rules"]["comparisons"] == 0
+    assert (table["terms"], table["by_model"]["openai:judge"]["terms"]) == ("mine: all | of it", "not stated")
+    page, card = (tmp_path / "run" / "report.md").read_text(), (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "taught by openai:rules, judged by openai:judge" in page
+    assert page.count("mine: all \\| of it") == 1
+    assert "- `openai:judge`: not stated" in card
+    assert "- `openai:rules`: mine: all" in card
+    assert not any("notice" in note for note in notes)  # both servers are the user's own
+    assert metrics_of(tmp_path / "replay") == metrics_of(tmp_path / "run")
+    assert replayed.report["teacher"]["by_model"]["openai:judge"]["cached"] == asked["judge"]
+
+
 def test_no_key_is_written_anywhere(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     key = "sk-planted-0123456789abcdefghij"
     monkeypatch.setenv("MY_KEY", key)
