@@ -24,6 +24,12 @@ class Line:
     recorded_unpriced: int = 0
     """The same of `recorded_cost_usd`."""
     abstained: int = 0
+    cached_tokens: int = 0
+    """Input tokens that the provider's prompt cache had, when bought; part of `input_tokens`."""
+    cache_write_tokens: int = 0
+    """Input tokens newly put there."""
+    saved_usd: float | None = 0.0
+    """What the prompt cache saved, when bought; None as soon as one price is unknown."""
 
 
 @dataclass(slots=True)
@@ -60,6 +66,9 @@ class Ledger:
         line.recorded_cost_usd += reply.recorded_cost_usd or 0.0
         line.unpriced += reply.cost_usd is None
         line.recorded_unpriced += reply.recorded_cost_usd is None
+        line.cached_tokens += reply.usage.cached_tokens
+        line.cache_write_tokens += reply.usage.cache_write_tokens
+        line.saved_usd = _sum(line.saved_usd, reply.saved_usd)
 
     def abstained(self, purpose: str, reason: str) -> None:
         self.line(purpose).abstained += 1
@@ -79,6 +88,7 @@ class Ledger:
             "cached": sum(line.cached for line in lines),
             "cost_usd": sum(line.cost_usd for line in lines) if priced else None,
             "recorded_cost_usd": sum(line.recorded_cost_usd for line in lines) if recorded_priced else None,
+            "saved_usd": _sum(*(line.saved_usd for line in lines)),
             "abstain_rate": self.abstain_rate(*self.lines),
             "order_flip_rate": self.flips / self.comparisons if self.comparisons else None,
             "comparisons": self.comparisons,
@@ -106,3 +116,9 @@ class Ledger:
         self.lines = {name: Line(**line) for name, line in state["lines"].items()}
         self.comparisons, self.flips = state["comparisons"], state["flips"]
         self.abstain_reasons = Counter(state["abstain_reasons"])
+
+
+def _sum(*dollars: float | None) -> float | None:
+    """None where one of them is unknown."""
+    known = [value for value in dollars if value is not None]
+    return sum(known, 0.0) if len(known) == len(dollars) else None
