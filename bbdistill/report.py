@@ -4,7 +4,8 @@ run                     id, recipe, replayed, student, teacher, judge (the teach
 eval.{base,sft,student,teacher}   valid, score, low, high, n, nll   (None = could not be measured)
 eval.student_minus_sft  score, low, high: paired over the same prompts
 teacher                 calls, cached, cost_usd (of this run), recorded_cost_usd (when bought), abstain_rate,
-                        order_flip_rate, comparisons, by_purpose, terms,
+                        order_flip_rate, comparisons, by_purpose (sums, also cached_tokens and cache_write_tokens),
+                        saved_usd (by the provider's prompt cache, when bought; in by_purpose too), terms,
                         concurrency: changes of the limit on calls at once (at_s since the first call, limit, why,
                         model); empty in a replay, and only since the run was last resumed
 teacher.by_model.MODEL  calls, cached, cost_usd, recorded_cost_usd, abstain_rate, comparisons, order_flip_rate,

@@ -173,4 +173,6 @@ class TeacherReply:
     """What this call cost now: 0 when it came from the record; None = price unknown."""
     recorded_cost_usd: float | None
     """What the reply cost when it was bought."""
+    saved_usd: float | None
+    """What it would have cost more, when it was bought, without the provider's prompt cache; None = price unknown."""
     cached: bool

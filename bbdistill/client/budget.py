@@ -131,8 +131,9 @@ class Budget:
         output = _output_bound(call, body)
         bound = len(call.body) + _OVERHEAD_TOKENS
         written = bound if b'"cache_control"' in call.body else 0
+        for_an_hour = written if b'"1h"' in call.body else 0
         usage = Usage(
-            input_tokens=bound, output_tokens=output, cache_write_tokens=written, cache_write_1h_tokens=written
+            input_tokens=bound, output_tokens=output, cache_write_tokens=written, cache_write_1h_tokens=for_an_hour
         )
         model = str(body.get("model"))
         terms = {name: str(body[name]) for name in ("service_tier", "speed") if body.get(name)}

@@ -13,6 +13,8 @@ Request: TypeAlias = dict[str, Any]
 
 _CONTENT_HEADERS = ("anthropic-version", "anthropic-beta")
 """The only headers that change what a model answers."""
+_NO_CONTENT = {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
+"""Fields that say how a provider is to cache a prompt, which changes no answer."""
 _OFFICIAL = {"api.openai.com": "openai", "api.anthropic.com": "anthropic"}
 _EXACT = 2**53
 
@@ -36,7 +38,7 @@ def canonical(call: Call, teacher: str | None = None) -> Request:
     if headers:
         request["headers"] = headers
     try:
-        request["body"] = _normal(_without_stream_off(json.loads(call.body)))
+        request["body"] = _normal(_of_content(json.loads(call.body)))
     except (ValueError, RecursionError):
         request["text"] = call.body.decode("utf-8", "backslashreplace")
     return request
@@ -54,12 +56,36 @@ def to_json(value: Any) -> str:
     return text if text.isascii() or _encodable(text) else json.dumps(value)
 
 
-def _without_stream_off(body: Any) -> Any:
-    # The SDKs' `.parse()` sends `"stream": false` where `.create()` sends nothing.
+def _of_content(body: Any) -> Any:
+    """`body` without what changes no answer."""
     if not isinstance(body, dict):
         return body
-    fields = cast(dict[str, Any], body)
-    return {name: value for name, value in fields.items() if not (name == "stream" and value is False)}
+    fields = {name: value for name, value in cast(dict[str, Any], body).items() if name not in _NO_CONTENT}
+    # The SDKs' `.parse()` sends `"stream": false` where `.create()` sends nothing.
+    if fields.get("stream") is False:
+        del fields["stream"]
+    # Anthropic takes a mark for its cache only on a list of blocks; a list of one text says what the text says.
+    match fields.get("system"):
+        case [{"type": "text", "text": str(text), "cache_control": mark, **more}] if _is_mark(mark) and not more:
+            fields["system"] = text
+        case _:
+            pass
+    return _unmarked(fields)
+
+
+def _unmarked(value: Any) -> Any:
+    """`value` without the marks of Anthropic's prompt cache."""
+    if isinstance(value, dict):
+        items = cast(dict[str, Any], value).items()
+        return {name: _unmarked(item) for name, item in items if not (name == "cache_control" and _is_mark(item))}
+    if isinstance(value, list):
+        return [_unmarked(item) for item in cast(list[Any], value)]
+    return value
+
+
+def _is_mark(value: Any) -> bool:
+    # A schema may have a property of the name; its type is never `ephemeral`.
+    return isinstance(value, dict) and cast(dict[str, Any], value).get("type") == "ephemeral"
 
 
 def _normal(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Dollars of a call, from genai-prices or from the user. An unknown price is None, never 0."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from bbdistill.types import Usage
@@ -21,6 +22,20 @@ def price(
         fresh = usage.input_tokens - usage.cached_tokens
         return (fresh * override[0] + usage.output_tokens * override[1] + usage.cached_tokens * cached_price) / 1e6
     return _listed(model, provider, usage, terms)
+
+
+def saving(
+    model: str, provider: str, usage: Usage, override: Override | None = None, terms: Mapping[str, str] | None = None
+) -> float | None:
+    """Dollars that the provider's prompt cache saved: `usage` without it, less `usage` with it.
+
+    Below 0 where more was paid for writing to the cache than reading from it saved; None if the price is not known.
+    """
+    if not usage.cached_tokens and not usage.cache_write_tokens:
+        return 0.0
+    plain = replace(usage, cached_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0)
+    without, paid = (price(model, provider, used, override, terms) for used in (plain, usage))
+    return None if without is None or paid is None else without - paid
 
 
 def _listed(model: str, provider: str, usage: Usage, terms: Mapping[str, str] | None) -> float | None:

@@ -9,7 +9,9 @@ from bbdistill.client.rows import CallRow
 from bbdistill.client.secrets import redact, secrets_of
 from bbdistill.client.values import as_object
 
-_KEPT_HEADERS = ("request-id", "x-request-id", "openai-processing-ms", "openai-version", "x-should-retry")
+PROCESSING = "x-bbdistill-processing"
+"""Header of a reply that came at another price than a live one: `batch`. Stored, so that prices can be told later."""
+_KEPT_HEADERS = (PROCESSING, "request-id", "x-request-id", "openai-processing-ms", "openai-version", "x-should-retry")
 _KEPT_PREFIXES = ("retry-after", "x-ratelimit-", "anthropic-ratelimit-")
 _KEPT_CHARS = 100_000
 """Of the body of a fault."""

@@ -11,6 +11,8 @@ from bbdistill.types import Message
 
 PATH = "/messages"
 KEY_ENV = "ANTHROPIC_API_KEY"
+_CACHEABLE_BYTES = 1024
+"""The least that a model caches are 1024 tokens, and no token is shorter than a byte."""
 
 
 def output_config(schema: JsonSchema) -> dict[str, Any]:
@@ -51,7 +53,7 @@ class AnthropicMessages:
     ) -> RawReply:
         systems = [str(message["content"]) for message in messages if message["role"] == "system"]
         turns = [message for message in messages if message["role"] != "system"]
-        system = {"system": "\n\n".join(systems)} if systems else {}
+        system = {"system": _marked("\n\n".join(systems))} if systems else {}
         create = cast(Any, self._sdk.messages.with_raw_response.create)
         reply = await create(
             model=self._model,
@@ -66,3 +68,10 @@ class AnthropicMessages:
 
     async def close(self) -> None:
         await self._sdk.close()
+
+
+def _marked(system: str) -> str | list[dict[str, Any]]:
+    """The instructions, which many requests share, marked for the prompt cache where they are long enough for it."""
+    if len(system.encode()) < _CACHEABLE_BYTES:
+        return system
+    return [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}]

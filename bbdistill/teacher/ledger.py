@@ -24,6 +24,12 @@ class Line:
     recorded_unpriced: int = 0
     """The same of `recorded_cost_usd`."""
     abstained: int = 0
+    cached_tokens: int = 0
+    """Input tokens that the provider's prompt cache had, when bought; part of `input_tokens`."""
+    cache_write_tokens: int = 0
+    """Input tokens newly put there."""
+    saved_usd: float | None = 0.0
+    """What the prompt cache saved, when bought; None as soon as one price is unknown."""
 
 
 @dataclass(slots=True)
@@ -84,6 +90,9 @@ class Ledger:
             line.recorded_cost_usd += reply.recorded_cost_usd or 0.0
             line.unpriced += reply.cost_usd is None
             line.recorded_unpriced += reply.recorded_cost_usd is None
+            line.cached_tokens += reply.usage.cached_tokens
+            line.cache_write_tokens += reply.usage.cache_write_tokens
+            line.saved_usd = _sum(line.saved_usd, reply.saved_usd)
 
     def abstained(self, model: str, purpose: str, reason: str) -> None:
         for line in self._lines(model, purpose):
@@ -111,6 +120,7 @@ class Ledger:
             "cached": sum(line.cached for line in lines),
             "cost_usd": sum(line.cost_usd for line in lines) if priced else None,
             "recorded_cost_usd": sum(line.recorded_cost_usd for line in lines) if recorded_priced else None,
+            "saved_usd": _sum(*(line.saved_usd for line in lines)),
             "abstain_rate": self.abstain_rate(*self.lines),
             "order_flip_rate": _share(self.flips, self.comparisons),
             "comparisons": self.comparisons,
@@ -167,3 +177,9 @@ class Ledger:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _sum(*dollars: float | None) -> float | None:
+    """None where one of them is unknown."""
+    known = [value for value in dollars if value is not None]
+    return sum(known, 0.0) if len(known) == len(dollars) else None

@@ -42,7 +42,8 @@ class OpenAIChat:
         self._model = model
         self._sdk = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=0, http_client=http_client)
         # Compatible servers know only the older name; the official one refuses it for reasoning models.
-        limit = "max_completion_tokens" if self._sdk.base_url.host == "api.openai.com" else "max_tokens"
+        self._official = self._sdk.base_url.host == "api.openai.com"
+        limit = "max_completion_tokens" if self._official else "max_tokens"
         self._options: dict[str, Any] = {limit: max_tokens}
         if temperature is not None:
             self._options["temperature"] = temperature
@@ -51,11 +52,15 @@ class OpenAIChat:
         self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
     ) -> RawReply:
         create = cast(Any, self._sdk.chat.completions.with_raw_response.create)
+        # Requests that begin alike go where that beginning is cached. Other servers may refuse the field.
+        template = headers.get("x-bbdistill-template") if self._official else None
+        cache = {"prompt_cache_key": template} if template else {}
         reply = await create(
             model=self._model,
             messages=list(messages),
             extra_headers=dict(headers),
             **self._options,
+            **cache,
             **options,
         )
         return RawReply(path=PATH, headers=reply.headers, body=reply.content)

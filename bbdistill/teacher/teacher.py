@@ -15,7 +15,10 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from bbdistill.client import wire
+from bbdistill.client.call import Reading
 from bbdistill.client.gate import LimitHistory
+from bbdistill.client.prices import saving
+from bbdistill.client.records import PROCESSING
 from bbdistill.config import CacheMode, TeacherConfig, teacher_config
 from bbdistill.errors import TeacherError
 from bbdistill.teacher import parse
@@ -181,7 +184,7 @@ class Teacher:
         except Exception as fault:
             # The SDKs wrap everything below them; what is not about this one request is raised from here.
             return self._abstain(purpose, outcome_of(fault, self.config))
-        reply = read_reply(raw)
+        reply = read_reply(raw, self.config)
         self.ledger.answered(self.config.model, purpose, reply)
         if reply.stop == "stop":
             return reply
@@ -244,7 +247,7 @@ def _no_schema(_: JsonSchema) -> dict[str, Any]:
     return {}
 
 
-def read_reply(raw: RawReply) -> TeacherReply:
+def read_reply(raw: RawReply, config: TeacherConfig) -> TeacherReply:
     """The reply and its price, as the client noted it in the response headers."""
     reading = wire.read(raw.path, raw.body, raw.headers.get("content-type", "application/json"))
     stops = {"ok": "stop", "length": "length", "refusal": "refusal"}
@@ -254,8 +257,20 @@ def read_reply(raw: RawReply) -> TeacherReply:
         usage=reading.usage,
         cost_usd=_dollars(raw, "x-bbdistill-cost-usd"),
         recorded_cost_usd=_dollars(raw, "x-bbdistill-recorded-cost-usd"),
+        saved_usd=_saved(reading, raw, config),
         cached=raw.headers.get("x-bbdistill-cached") == "1",
     )
+
+
+def _saved(reading: Reading, raw: RawReply, config: TeacherConfig) -> float | None:
+    """What the provider's prompt cache saved, from the usage: so a replay knows it too."""
+    provider, _, asked = config.model.partition(":")
+    terms = dict(reading.terms)
+    if PROCESSING in raw.headers:
+        terms["processing"] = raw.headers[PROCESSING]
+    names = dict.fromkeys(name for name in (reading.model, asked) if name)
+    found = (saving(name, config.base_url or provider, reading.usage, config.prices, terms) for name in names)
+    return next((dollars for dollars in found if dollars is not None), None)
 
 
 def _dollars(raw: RawReply, header: str) -> float | None:
