@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ import httpx2
 
 from bbdistill.client import keys
 from bbdistill.client.budget import Budget
-from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Reply
+from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Repeat, Reply
 from bbdistill.client.gate import Gate
 from bbdistill.client.prices import Override, price
 from bbdistill.client.replay import Replay
@@ -49,7 +49,7 @@ class Stack:
     """The handlers of one client. `direct` is for traffic that is not recorded; None where nothing may go out."""
 
     def __init__(self, handler: Handler, *, replay: Replay | None, socket: Socket | None) -> None:
-        self._handler, self._replay, self._socket = handler, replay, socket
+        self._handler, self.replay, self._socket = handler, replay, socket
 
     async def __call__(self, call: Call, /) -> Reply:
         return await self._handler(call)
@@ -58,10 +58,15 @@ class Stack:
     def direct(self) -> httpx2.AsyncClient | None:
         return None if self._socket is None else self._socket.client
 
+    @property
+    def offline(self) -> Callable[[Call], Reply] | None:
+        """Answers on the caller's own thread, without a loop; None where calls may go out."""
+        return self.replay.recorded if self.replay is not None and self._socket is None else None
+
     async def aclose(self) -> None:
         """Lets what is on the wire come home; the store stays open, being the caller's."""
-        if self._replay is not None:
-            await self._replay.aclose()
+        if self.replay is not None:
+            await self.replay.aclose()
         if self._socket is not None:
             await self._socket.aclose()
 
@@ -72,6 +77,7 @@ def open_stack(
     mode: Mode = "auto",
     run: str | None = None,
     source_run: str | None = None,
+    repeat: Repeat = "same",
     settings: ClientSettings | None = None,
 ) -> Stack:
     """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run)."""
@@ -83,13 +89,13 @@ def open_stack(
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
         source_run = _known_run(store, source_run)
-        replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id)
+        replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id, repeat=repeat)
         return Stack(replay, replay=replay, socket=None)
     socket = _socket(settings)
     spent = sum(row.usd for row in store.spend(run)) if run is not None else 0.0
     log = _attempt_log(store, run, settings.teacher_id)
     live = _live(Finish(socket), settings, spent_usd=spent, on_attempt=log)
-    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
+    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat)
     return Stack(replay, replay=replay, socket=socket)
 
 

@@ -15,6 +15,7 @@ _CONTENT_HEADERS = ("anthropic-version", "anthropic-beta")
 """The only headers that change what a model answers."""
 _OFFICIAL = {"api.openai.com": "openai", "api.anthropic.com": "anthropic"}
 _EXACT = 2**53
+_compact = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def teacher_id(url: str, override: str | None = None) -> str:
@@ -29,14 +30,15 @@ def teacher_id(url: str, override: str | None = None) -> str:
 def canonical(call: Call, teacher: str | None = None) -> Request:
     """Everything of `call` that decides the answer, as JSON values; `teacher` overrides the teacher's id."""
     request: Request = {"teacher": teacher_id(call.url, teacher), "path": call.path, "sample": call.sample}
-    query = sorted(pair for pair in parse_qsl(urlsplit(call.url).query) if pair[0].lower() not in SECRET_PARAMETERS)
+    asked = urlsplit(call.url).query
+    query = sorted(pair for pair in parse_qsl(asked) if pair[0].lower() not in SECRET_PARAMETERS) if asked else []
     if query:
         request["query"] = [list(pair) for pair in query]
     headers = {name: call.headers[name] for name in _CONTENT_HEADERS if name in call.headers}
     if headers:
         request["headers"] = headers
     try:
-        request["body"] = _normal(_without_stream_off(json.loads(call.body)))
+        request["body"] = _without_stream_off(_parse(call.body.decode("utf-8", "surrogatepass")))
     except (ValueError, RecursionError):
         request["text"] = call.body.decode("utf-8", "backslashreplace")
     return request
@@ -44,8 +46,7 @@ def canonical(call: Call, teacher: str | None = None) -> Request:
 
 def key(request: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON, in hex."""
-    text = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_compact(request).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def to_json(value: Any) -> str:
@@ -62,15 +63,13 @@ def _without_stream_off(body: Any) -> Any:
     return {name: value for name, value in fields.items() if not (name == "stream" and value is False)}
 
 
-def _normal(value: Any) -> Any:
+def _number(text: str) -> int | float:
     """1.0 and 1 are the same number but not the same JSON."""
-    if isinstance(value, dict):
-        return {name: _normal(item) for name, item in cast(dict[str, Any], value).items()}
-    if isinstance(value, list):
-        return [_normal(item) for item in cast(list[Any], value)]
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return int(value)
-    return value
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+_parse = json.JSONDecoder(parse_float=_number).decode
 
 
 def _encodable(text: str) -> bool:
