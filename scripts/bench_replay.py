@@ -127,7 +127,7 @@ def serving() -> Iterator[str]:
 
 
 async def rates(name: str, store: Path, calls: int, rounds: int) -> tuple[float, float]:
-    """Calls per second (bare, replayed): medians over stretches of some calls, in turn, so that both meet the same load."""
+    """Calls per second (bare, replayed): medians of short stretches in turn, under the same load."""
     sdk, ask, work = WAYS[name]
     blocks = work is blocking
     ours = (bbdistill.sync_http_client if blocks else bbdistill.http_client)(store, mode="replay", teacher_id="bench")

@@ -57,7 +57,7 @@ class AsyncEdge(httpx2.AsyncBaseTransport):
 
 
 class SyncEdge(httpx2.BaseTransport):
-    """The same for a `Client`. A replay answers on the calling thread; live calls run on a loop in a thread of its own."""
+    """The same for a `Client`: a replay answers on the calling thread, live calls run on a loop in another."""
 
     def __init__(self, stack: Stack, *, store: Store | None = None, library: Library = "httpx2") -> None:
         self._stack, self._store, self._package = stack, store, import_module(library)
