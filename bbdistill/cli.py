@@ -272,6 +272,35 @@ def cache_show(
         print(json.dumps(recording.call(call).full(), indent=2, ensure_ascii=False))
 
 
+@cache_app.command(name="diff")
+def cache_diff(
+    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
+    first: Annotated[str, typer.Argument(help="Number of a call, or the first letters of its key.")],
+    second: Annotated[str, typer.Argument(help="Another call of the same store.")],
+) -> None:
+    """How two recorded calls differ, in request and reply; nothing if they are equal."""
+    from bbdistill.recording import open_recording
+
+    with open_recording(file) as recording:
+        difference = recording.diff(first, second)
+    if difference:
+        print(difference)
+
+
+@cache_app.command(name="export")
+def cache_export(
+    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="The run to keep.", show_default="the newest")] = None,
+) -> None:
+    """Write a small store with only what one run used; it replays that run."""
+    from bbdistill.recording import export_recording
+
+    kept = export_recording(file, out, run=run)
+    print(out)
+    _say(f"{kept} calls, {out.stat().st_size / 1e6:.2f} MB")
+
+
 @cache_app.command(name="verify")
 def cache_verify(file: Annotated[Path, typer.Argument(help="The store.", show_default=False)]) -> None:
     """Derive every key anew from its stored request; exit 1 if something does not fit."""

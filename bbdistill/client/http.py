@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,7 +10,7 @@ import httpx2
 
 from bbdistill.client import keys
 from bbdistill.client.budget import Budget, Purse
-from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Reply
+from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Repeat, Reply
 from bbdistill.client.flights import to_the_end
 from bbdistill.client.gate import Gate, LimitHistory
 from bbdistill.client.headers import Kind
@@ -63,7 +63,7 @@ class Stack:
         gate: Gate | None = None,
         purse: Purse | None = None,
     ) -> None:
-        self._handler, self._replay, self._socket, self._gate = handler, replay, socket, gate
+        self._handler, self.replay, self._socket, self._gate = handler, replay, socket, gate
         self.purse = purse
 
     async def __call__(self, call: Call, /) -> Reply:
@@ -78,15 +78,20 @@ class Stack:
         """How many calls at once each model was given, and why; empty where nothing goes out."""
         return () if self._gate is None else self._gate.history
 
+    @property
+    def offline(self) -> Callable[[Call], Reply] | None:
+        """Answers on the caller's own thread, without a loop; None where calls may go out."""
+        return self.replay.recorded if self.replay is not None and self._socket is None else None
+
     async def drain(self) -> None:
         """Sends nothing more of what was asked so far, and waits until all that is on the wire is stored."""
-        if self._replay is not None:
-            await self._replay.drain()
+        if self.replay is not None:
+            await self.replay.drain()
 
     async def aclose(self) -> None:
         """Lets what is on the wire come home; the store stays open, being the caller's."""
-        if self._replay is not None:
-            await self._replay.aclose()
+        if self.replay is not None:
+            await self.replay.aclose()
         if self._socket is not None:
             await self._socket.aclose()
 
@@ -97,6 +102,7 @@ def open_stack(
     mode: Mode = "auto",
     run: str | None = None,
     source_run: str | None = None,
+    repeat: Repeat = "same",
     settings: ClientSettings | None = None,
     beside: Stack | None = None,
 ) -> Stack:
@@ -114,14 +120,14 @@ def open_stack(
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
         source_run = _known_run(store, source_run)
-        replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id)
+        replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id, repeat=repeat)
         return Stack(replay, replay=replay)
     socket = _socket(settings)
     spent = store.spent(run) if run is not None else None
     log = _attempt_log(store, run, settings.teacher_id)
     purse = _purse(settings, spent, beside)
     live, gate = _live(Finish(socket), settings, purse, on_attempt=log)
-    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
+    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat)
     return Stack(replay, replay=replay, socket=socket, gate=gate, purse=purse)
 
 

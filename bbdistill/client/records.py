@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from bbdistill.client.call import Call, Fault, Kind, Reply
 from bbdistill.client.keys import Request, to_json
-from bbdistill.client.rows import CallRow
+from bbdistill.client.rows import AnswerRow, CallRow
 from bbdistill.client.secrets import redact, secrets_of
 from bbdistill.client.values import as_object
 
@@ -49,7 +49,7 @@ def row_of(call: Call, request: Request, key: str, outcome: Reply | Fault) -> Ca
     )
 
 
-def outcome_of(row: CallRow) -> Reply:
+def outcome_of(row: AnswerRow | CallRow) -> Reply:
     """The recorded reply, at no cost. Raises the Fault that was recorded instead."""
     reply = None
     if row.status is not None:
