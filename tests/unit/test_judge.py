@@ -127,7 +127,7 @@ def test_one_cap_is_over_both(cap: float, calls: int, tmp_path: Path):
             _, ledger = asked(given, questions)
             assert ledger.summary()["cost_usd"] == pytest.approx(0.30)
         else:
-            with pytest.raises(BudgetExceeded, match=r"cap of \$0.25 is reached: \$0.2000 is spent"):
+            with pytest.raises(BudgetExceeded, match=r"cap of \$0.25 \(`max_usd`\) is reached: \$0.2000 is spent"):
                 asked(given, questions)
         assert len(teacher.seen) + len(judge.seen) == calls
 
