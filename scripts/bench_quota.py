@@ -82,9 +82,7 @@ def quota(*, rpm: int = 600, tpm: int = 120_000, seconds: float = 3 * MINUTE_S) 
     later = [record for record in records if MINUTE_S <= record.started_at - started < seconds]
     answered = [record for record in later if record.status == 200]
     minutes = (seconds - MINUTE_S) / MINUTE_S
-    tokens = sum(
-        requested_tokens(record.body, len(json.dumps(record.body, separators=(",", ":")))) for record in answered
-    )
+    tokens = sum(_charged(record.body) for record in answered)
     return Quota(
         seconds=seconds,
         answered=sum(record.status == 200 for record in records),
@@ -154,6 +152,11 @@ async def _ask_all(server: LLMockServer, path: Path, rows: int) -> list[str | No
 
         found = await asyncio.gather(*(ask(number) for number in range(rows)), return_exceptions=True)
         return [text if isinstance(text, str) else None for text in found]
+
+
+def _charged(body: Any) -> int:
+    """Tokens that the server takes off the quota for a request, whose bytes it counts as they came."""
+    return requested_tokens(body, len(json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()))
 
 
 def _user(text: str) -> Any:

@@ -51,6 +51,19 @@ HTML = Answer(body="<html>502</html>", headers={"content-type": "text/html"})
 NOW = {"retry-after": "0"}
 
 
+def test_the_limits_of_the_gate_are_shown(tmp_path: Path) -> None:
+    with ScriptedServer(error(429, "rate_limit", headers={"retry-after": "0"})) as server:
+        seen: list[tuple[int | None, list[str]]] = []
+
+        async def look(teacher: Teacher) -> None:
+            assert teacher.limit is None
+            await teacher.demonstrate("two and two?")
+            seen.append((teacher.limit, [change.why for change in teacher.limits[0].changes]))
+
+        ask(server, "openai", tmp_path, look)
+    assert seen == [(6, ["start", "throttled"])]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     "first",
