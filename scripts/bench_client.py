@@ -44,9 +44,7 @@ class Server:
                 await reader.readexactly(int(fields.get(b"content-length", 0)))
                 await asyncio.sleep(LATENCY_S)
                 self.answered += 1
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % REPLY
-                )
+                writer.write(HEAD + REPLY)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 

@@ -1,7 +1,5 @@
 """The stack between an SDK and the socket, one concern per layer: Replay -> Retry -> Gate -> Budget -> Socket."""
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +9,6 @@ import httpx2
 from bbdistill.client import keys
 from bbdistill.client.budget import Budget, Purse
 from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Repeat, Reply
-from bbdistill.client.flights import to_the_end
 from bbdistill.client.gate import Gate, LimitHistory
 from bbdistill.client.headers import Kind
 from bbdistill.client.prices import Override, price
@@ -19,12 +16,11 @@ from bbdistill.client.replay import Replay
 from bbdistill.client.retry import Attempt, OnAttempt, Retry
 from bbdistill.client.socket import Finish, Socket
 from bbdistill.client.store import Store
+from bbdistill.client.writer import Writer
 from bbdistill.errors import ConfigError, StoreError
 from bbdistill.types import Usage
 
 __all__ = ["Call", "ClientSettings", "Fault", "Handler", "Malformed", "Mode", "Reply", "Stack", "open_stack"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +120,11 @@ def open_stack(
         return Stack(replay, replay=replay)
     socket = _socket(settings)
     spent = store.spent(run) if run is not None else None
-    log = _attempt_log(store, run, settings.teacher_id)
+    writer = Writer(store)
+    log = _attempt_log(store, writer, run, settings.teacher_id)
     purse = _purse(settings, spent, beside)
     live, gate = _live(Finish(socket), settings, purse, on_attempt=log)
-    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat)
+    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat, writer=writer)
     return Stack(replay, replay=replay, socket=socket, gate=gate, purse=purse)
 
 
@@ -166,15 +163,11 @@ def _known_run(store: Store, wanted: str | None) -> str | None:
     return wanted
 
 
-def _attempt_log(store: Store, run: str | None, teacher: str | None) -> OnAttempt:
-    """Writes attempts down. It never fails a call over it: a reply may be at hand, and that is written next."""
+def _attempt_log(store: Store, writer: Writer, run: str | None, teacher: str | None) -> OnAttempt:
+    """Writes attempts down, at the latest with the reply. It never fails a call over it."""
 
-    async def log(call: Call, attempt: Attempt) -> None:
+    def log(call: Call, attempt: Attempt) -> None:
         key = keys.key(keys.canonical(call, teacher))
-        try:
-            # Given up meanwhile or not: the reply at hand goes on to be stored.
-            await to_the_end(asyncio.to_thread(store.attempt, key, run, attempt))
-        except StoreError as failure:
-            _log.debug("an attempt was not written down: %s", failure)
+        writer.post(partial(store.attempt, key, run, attempt))
 
     return log

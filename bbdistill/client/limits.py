@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-START = 8
+START = 32
 _GROWTH = 0.05
 _CUT = 0.8
 _COOLDOWN_S = 15.0

@@ -1,17 +1,18 @@
 """Answers from the record what is recorded, and records what is not. A reply is on disk before anyone uses it."""
 
-import asyncio
 import logging
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bbdistill.client import keys, nearest
 from bbdistill.client.call import Call, Fault, Handler, Mode, Repeat, Reply
 from bbdistill.client.flights import Flights, to_the_end
 from bbdistill.client.keys import Request
 from bbdistill.client.records import as_cached, outcome_of, row_of
-from bbdistill.client.store import Store
+from bbdistill.client.store import AnswerRow, Store
+from bbdistill.client.writer import Writer
 from bbdistill.errors import ReplayMiss, StoreError
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ class Replay:
         source_run: str | None = None,
         teacher: str | None = None,
         repeat: Repeat = "same",
+        writer: Writer | None = None,
     ) -> None:
+        self._writer = writer or Writer(store)
         self.used: set[int] = set()
         self.misses: list[ReplayMiss] = []
         self._inner, self._store, self._mode = inner, store, mode
@@ -60,7 +63,7 @@ class Replay:
     async def __call__(self, call: Call, /) -> Reply:
         inner = self._inner
         if inner is None:
-            return self.recorded(call)  # a look-up is shorter than a change of threads
+            return self.recorded(call)
         request = keys.canonical(call, self._teacher)
         key = keys.key(request)
         nth = self._turn(key)
@@ -70,7 +73,7 @@ class Replay:
         if first:
             return landed.reply
         if landed.call_id is not None:
-            await asyncio.to_thread(self._store.use, self._run, landed.call_id)
+            await self._writer.write(partial(self._store.use, self._run, landed.call_id))
         return as_cached(landed.reply)
 
     async def drain(self) -> None:
@@ -91,6 +94,7 @@ class Replay:
 
     async def aclose(self) -> None:
         await self._flights.aclose(_GRACE_S)
+        await self._writer.flush()
 
     def _turn(self, key: str) -> int | None:
         """How many times this client has asked the same before; None where that does not matter."""
@@ -102,9 +106,9 @@ class Replay:
 
     async def _fly(self, inner: Handler, call: Call, request: Request, key: str, nth: int | None) -> _Landed:
         if self._mode == "auto":
-            found = await asyncio.to_thread(self._reuse, key, nth)
-            if found is not None:
-                return found
+            row = self._store.find(key, self._run, nth)  # a look-up is shorter than a change of threads
+            if row is not None:
+                return await self._reuse(row)
         try:
             reply = await inner(call)
         except Fault as fault:
@@ -115,23 +119,20 @@ class Replay:
             self._reclaimed.add(call_id)
         return _Landed(reply, call_id)
 
-    def _reuse(self, key: str, nth: int | None) -> _Landed | None:
-        row = self._store.find(key, self._run, nth)
-        if row is None:
-            return None
+    async def _reuse(self, row: AnswerRow) -> _Landed:
         self.used.add(row.id)
         reply = outcome_of(row)
         if row.id not in self._reclaimed and self._store.bought(self._run, row.id):
             # A resumed run comes by what it paid for itself: the same reply, at the same price, as when it was bought.
             self._reclaimed.add(row.id)
             return _Landed(replace(reply, cached=False, cost_usd=row.cost_usd), row.id)
-        self._store.use(self._run, row.id)
+        await self._writer.write(partial(self._store.use, self._run, row.id))
         return _Landed(reply, row.id)
 
     async def _write(self, call: Call, request: Request, key: str, outcome: Reply | Fault) -> int | None:
         row = row_of(call, request, key, outcome)
         try:
-            call_id = await asyncio.to_thread(self._store.put_call, row, run=self._run)
+            call_id = await self._writer.write(partial(self._store.put_call, row, run=self._run))
         except StoreError as failure:
             if self._mode != "record":
                 raise

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ class Attempt:
     """The worst case, where nobody knows what the attempt cost; None where that is known, and stands with the call."""
 
 
-OnAttempt: TypeAlias = Callable[[Call, Attempt], Awaitable[None]]
+OnAttempt: TypeAlias = Callable[[Call, Attempt], None]
 
 
 class Retry:
@@ -62,12 +62,12 @@ class Retry:
         try:
             reply = await self._inner(replace(call, attempt=number))
         except Fault as fault:
-            await self._tell(call, number, fault)
+            self._tell(call, number, fault)
             raise
-        await self._tell(call, number, reply)
+        self._tell(call, number, reply)
         return reply
 
-    async def _tell(self, call: Call, number: int, outcome: Reply | Fault) -> None:
+    def _tell(self, call: Call, number: int, outcome: Reply | Fault) -> None:
         if self._on_attempt is None:
             return
         failed = outcome if isinstance(outcome, Fault) else None
@@ -80,7 +80,7 @@ class Retry:
             purpose=call.tags.get("purpose"),
             cost_usd=outcome.unknown_usd,
         )
-        await self._on_attempt(call, attempt)
+        self._on_attempt(call, attempt)
 
 
 def _worth_another(error: BaseException) -> bool:

@@ -45,10 +45,13 @@ def in_words(path: Path) -> Generator[None]:
 
 @contextmanager
 def writing(database: Database) -> Generator[Database]:
-    """One transaction, all or nothing.
+    """One transaction, all or nothing; inside another it is part of that one.
 
     It takes the write lock at once: one that begins by reading is refused, not made to wait, if another wrote since.
     """
+    if database.conn.in_transaction:
+        yield database
+        return
     database.conn.execute("BEGIN IMMEDIATE")
     try:
         yield database

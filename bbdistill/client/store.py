@@ -245,6 +245,12 @@ class Store:
             return self._database.conn.execute(query, values).fetchall()
 
     @contextmanager
+    def together(self) -> Generator[None]:
+        """Makes one transaction of all writes inside."""
+        with self._writing():
+            yield
+
+    @contextmanager
     def _writing(self) -> Generator[Database]:
         with self._lock, in_words(self.path), writing(self._database) as database:
             yield database

@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 from bbdistill.client.store import Store
@@ -31,9 +30,9 @@ class Writer:
         """Does `work` at the latest with the next write. That it failed is only logged."""
         self._give(work).add_done_callback(_log_failure)
 
-    async def aclose(self) -> None:
+    async def flush(self) -> None:
         """Waits until everything is written."""
-        await asyncio.to_thread(partial(self._thread.shutdown, wait=True))
+        await asyncio.wrap_future(self._thread.submit(int))  # what comes after everything that was given
 
     def _give(self, work: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()

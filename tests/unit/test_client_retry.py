@@ -119,7 +119,7 @@ def test_retry_after_as_a_date_counts_from_now() -> None:
 def test_waits_at_least_as_long_as_asked_and_tells_every_attempt() -> None:
     told: list[Attempt] = []
 
-    async def note(call: Call, attempt: Attempt) -> None:
+    def note(call: Call, attempt: Attempt) -> None:
         told.append(attempt)
 
     script = Script(Fault("busy", retryable=True, retry_after_s=0.4, latency_s=0.1), GOOD)
