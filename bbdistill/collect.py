@@ -11,6 +11,7 @@ from bbdistill.errors import TeacherError
 from bbdistill.metrics import Note, OnEvent, Progress
 from bbdistill.task import load_task, resolve
 from bbdistill.teacher.ask import demonstrations
+from bbdistill.teacher.batch import fetch
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Demonstration, Verdict
 
@@ -26,10 +27,14 @@ def collect(
     replay: str | None = None,
     max_usd: float | None = None,
     skip_bad: bool = False,
+    batch: bool = False,
     on_event: OnEvent = lambda _: None,
 ) -> dict[str, Any]:
-    """Asks for an answer to every prompt of the task and writes those that came; returns the counts."""
-    settings = Settings(overrides=overrides, mode=mode, replay=replay, max_usd=max_usd, skip_bad=skip_bad)
+    """Asks for an answer to every prompt of the task and writes those that came; returns the counts.
+
+    With `batch`, through the provider's batch API as far as that goes.
+    """
+    settings = Settings(overrides=overrides, mode=mode, replay=replay, max_usd=max_usd, skip_bad=skip_bad, batch=batch)
     resolved = resolve(config, settings)
     dataset = load_prompts(resolved.task.prompts, skip_bad=skip_bad)
     missing = [prompt for prompt in dataset.prompts if prompt.id not in dataset.demonstrations]
@@ -37,6 +42,8 @@ def collect(
     async def work() -> tuple[list[Demonstration], dict[str, Any]]:
         teacher = Teacher.from_config(resolved.teacher, mode=mode, replay=replay, templates=resolved.task.templates)
         async with teacher:
+            if batch:
+                await fetch(teacher, {"demonstrations": missing}, tell=on_event)
             asking = asyncio.create_task(demonstrations(teacher, missing))
             while not asking.done():
                 await asyncio.wait([asking], timeout=TELL_EVERY_S)

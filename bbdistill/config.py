@@ -200,6 +200,12 @@ class Settings:
     """FILE or FILE#RUN."""
     max_usd: float | None = None
     skip_bad: bool = False
+    batch: bool = False
+    """Demonstrations and the teacher's evaluation through the provider's batch API."""
+
+    def __post_init__(self) -> None:
+        if self.batch and self.mode in ("record", "off"):
+            raise ConfigError(f"--batch answers through the record, so it needs `--cache auto`, got `{self.mode}`")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

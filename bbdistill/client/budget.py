@@ -4,7 +4,7 @@ No token is shorter than a byte, so a request's bytes bound its input: text and 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -68,27 +68,48 @@ class Budget:
         self._freed = asyncio.Event()
 
     async def __call__(self, call: Call, /) -> Reply:
-        accounts = self._accounts(call)
+        accounts = self._accounts(call.tags.get("purpose", ""))
         worst = self._worst_case(call) if accounts else 0.0
         await self._reserve(accounts, worst)
         # Until the outcome is known, the worst case is what it cost.
         actual = worst
         try:
-            reply = await self._inner(call)
-            cost = self._cost(call, reply)
-            actual = worst if cost is None else cost
+            reply = self.bill(call, await self._inner(call))
+            actual = worst if reply.cost_usd is None else reply.cost_usd
         except Fault as fault:
             actual = 0.0 if fault.free else worst
-            fault.unknown_usd = None if fault.free else self._at_most(call)
+            fault.unknown_usd = None if fault.free else self.at_most(call)
             raise
         finally:
             self._settle(accounts, worst, actual)
-        unknown = self._at_most(call) if cost is None else None
+        return reply
+
+    def bill(self, call: Call, reply: Reply) -> Reply:
+        """`reply` with what it costs."""
+        cost = self._cost(call, reply)
+        unknown = self.at_most(call) if cost is None else None
         return replace(reply, cost_usd=cost, recorded_cost_usd=cost, unknown_usd=unknown)
 
-    def _accounts(self, call: Call) -> list[_Account]:
-        """The capped accounts that the call is paid from."""
-        own = self._by_purpose.get(call.tags.get("purpose", ""))
+    def worst_case(self, calls: Iterable[Call], purpose: str, terms: Mapping[str, str]) -> float:
+        """Dollars that calls of one purpose may cost on these terms; 0 where no cap counts them."""
+        return sum(self._worst_case(call, terms) for call in calls) if self._accounts(purpose) else 0.0
+
+    async def reserve(self, usd: float, purpose: str) -> None:
+        """Sets dollars aside for what is not sent through here, once there is room; BudgetExceeded if there is none."""
+        await self._reserve(self._accounts(purpose), usd)
+
+    def hold(self, usd: float, purpose: str) -> None:
+        """The same for what was sent before: there is nothing to refuse any more."""
+        for account in self._accounts(purpose):
+            account.reserved += usd
+
+    def settle(self, reserved: float, actual: float, purpose: str) -> None:
+        """Takes what it came to instead of what was set aside."""
+        self._settle(self._accounts(purpose), reserved, actual)
+
+    def _accounts(self, purpose: str) -> list[_Account]:
+        """The capped accounts that calls for `purpose` are paid from."""
+        own = self._by_purpose.get(purpose)
         return self._total if own is None else [*self._total, own]
 
     async def _reserve(self, accounts: Sequence[_Account], worst: float) -> None:
@@ -111,14 +132,14 @@ class Budget:
         waiting, self._freed = self._freed, asyncio.Event()
         waiting.set()
 
-    def _at_most(self, call: Call) -> float | None:
+    def at_most(self, call: Call) -> float | None:
         """What an attempt of unknown outcome is taken to have cost; None where that has no bound."""
         try:
             return self._worst_case(call)
         except BudgetExceeded:
             return None
 
-    def _worst_case(self, call: Call) -> float:
+    def _worst_case(self, call: Call, terms: Mapping[str, str] | None = None) -> float:
         body = _fields(call)
         output = _output_bound(call, body)
         bound = len(call.body) + _OVERHEAD_TOKENS
@@ -128,8 +149,9 @@ class Budget:
             input_tokens=bound, output_tokens=output, cache_write_tokens=written, cache_write_1h_tokens=for_an_hour
         )
         model = str(body.get("model"))
-        terms = {name: str(body[name]) for name in ("service_tier", "speed") if body.get(name)}
-        prices = [self._price(model, provider_of(call), usage, wanted) for wanted in ({}, terms)]
+        wished = {name: str(body[name]) for name in ("service_tier", "speed") if body.get(name)}
+        given = {**(terms or {})}
+        prices = [self._price(model, provider_of(call), usage, on) for on in (given, given | wished)]
         known = [price for price in prices if price is not None]
         if not known:
             raise BudgetExceeded(

@@ -54,9 +54,17 @@ class Stack:
     """The handlers of one client. `direct` is for traffic that is not recorded; None where nothing may go out."""
 
     def __init__(
-        self, handler: Handler, *, replay: Replay | None, socket: Socket | None, gate: Gate | None = None
+        self,
+        handler: Handler,
+        *,
+        replay: Replay | None,
+        socket: Socket | None,
+        gate: Gate | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._handler, self._replay, self._socket, self._gate = handler, replay, socket, gate
+        self.budget = budget
+        """Who pays; None where nothing goes out."""
 
     async def __call__(self, call: Call, /) -> Reply:
         return await self._handler(call)
@@ -90,8 +98,8 @@ def open_stack(
     settings = settings or ClientSettings()
     if mode == "off":
         socket = _socket(settings)
-        live, gate = _live(socket, settings)
-        return Stack(live, replay=None, socket=socket, gate=gate)
+        live, gate, budget = _live(socket, settings)
+        return Stack(live, replay=None, socket=socket, gate=gate, budget=budget)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
@@ -101,9 +109,9 @@ def open_stack(
     socket = _socket(settings)
     spent = store.spent(run) if run is not None else None
     log = _attempt_log(store, run, settings.teacher_id)
-    live, gate = _live(Finish(socket), settings, spent=spent, on_attempt=log)
+    live, gate, budget = _live(Finish(socket), settings, spent=spent, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
-    return Stack(replay, replay=replay, socket=socket, gate=gate)
+    return Stack(replay, replay=replay, socket=socket, gate=gate, budget=budget)
 
 
 def _socket(settings: ClientSettings) -> Socket:
@@ -116,7 +124,7 @@ def _live(
     *,
     spent: Mapping[str, float] | None = None,
     on_attempt: OnAttempt | None = None,
-) -> tuple[Retry, Gate]:
+) -> tuple[Retry, Gate, Budget]:
     budget = Budget(
         bottom,
         price=partial(_price, settings.prices),
@@ -125,7 +133,8 @@ def _live(
         spent=spent,
     )
     gate = Gate(budget, ceiling=settings.concurrency, per_minute=settings.per_minute, patience_s=settings.deadline_s)
-    return Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt), gate
+    retry = Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt)
+    return retry, gate, budget
 
 
 def _price(
