@@ -139,11 +139,12 @@ class BatchStore(Store):
         return found[0] if found else None
 
     def items(self, batch: str) -> list[Item]:
-        """The requests of a batch under way, by their number in it."""
+        """The requests of a batch under way, by their number in it; none if it is no longer."""
         rows = self._rows(
             """SELECT key, request, prompt_id, template, batches.purpose, (
                 SELECT 1 + count(*) FROM batch_items AS before WHERE before.key = items.key AND before.state = 'failed'
-            ) FROM batch_items AS items JOIN batches ON batches.id = batch WHERE batch = :batch ORDER BY item""",
+            ) FROM batch_items AS items JOIN batches ON batches.id = batch
+            WHERE batch = :batch AND items.state = 'out' ORDER BY item""",
             batch=batch,
         )
         return [

@@ -138,11 +138,12 @@ class Courier:
             self._note(f"{where}; the same command brings the replies home (a run: with --resume)")
             raise
         outcomes = await asyncio.to_thread(self._read, batch, like, replies)
-        written = await asyncio.to_thread(self._store.collect, batch.id, outcomes, self._run)
-        spent = sum(outcome.usd for outcome in outcomes) if written else 0.0
-        self._budget.settle(batch.reserved_usd, spent, batch.purpose)
-        answered = sum(outcome.state == "answered" for outcome in outcomes)
-        self._note(f"batch {batch.id}: {answered} of {batch.size} requests answered")
+        if not await asyncio.to_thread(self._store.collect, batch.id, outcomes, self._run):
+            outcomes = []  # another process was quicker, and has paid
+        self._budget.settle(batch.reserved_usd, sum(outcome.usd for outcome in outcomes), batch.purpose)
+        if outcomes:
+            answered = sum(outcome.state == "answered" for outcome in outcomes)
+            self._note(f"batch {batch.id}: {answered} of {batch.size} requests answered")
         return True
 
     async def _identify(self, batch: Batch) -> tuple[Batch, str] | None:
@@ -226,9 +227,7 @@ class Courier:
             raise error
         model = self._config.model
         if fault.status in (404, 405):
-            raise TeacherError(
-                f"there is no batch API for `{model}` ({fault.reason}); go on without --batch"
-            ) from error
+            raise TeacherError(f"`{model}` has no batch API ({fault.reason}); go on without --batch") from error
         faults.outcome_of(error, self._config)
         raise TeacherError(f"the batch API of `{model}` failed: {fault.reason}") from error
 

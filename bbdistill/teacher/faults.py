@@ -24,7 +24,7 @@ _HINTS = {
 
 def outcome_of(fault: Exception, config: TeacherConfig) -> str:
     """The reason for an abstention, where `fault` is about one request; otherwise raises what stops the run."""
-    cause = unwrap(fault)
+    cause = unwrap(fault) or as_fault(fault)
     if isinstance(cause, BBDistillError):
         raise cause from fault
     if isinstance(fault, _StatusError):
