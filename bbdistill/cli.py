@@ -1,5 +1,6 @@
 """The command line: each verb is one library call. The result goes to stdout, everything else to stderr."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from bbdistill.errors import BBDistillError
+from bbdistill.errors import BBDistillError, RunStopped
 
 app = typer.Typer(
     help="Turn a hosted LLM into a small model of your own.",
@@ -71,7 +72,7 @@ def demo(
     """The whole method on a built-in task: offline, without a key, from a recorded teacher."""
     from bbdistill.demo import run_demo
 
-    _report(_watched(partial(run_demo, out=out, live=(base_url, model) if live else None)), as_json)
+    _report(_stoppable(partial(run_demo, out=out, live=(base_url, model) if live else None)), as_json)
 
 
 @app.command()
@@ -111,7 +112,7 @@ def run(
 
         print(preview(config, settings))
     else:
-        _report(_watched(partial(runner.run, config, settings=settings)), as_json)
+        _report(_stoppable(partial(runner.run, config, settings=settings)), as_json)
 
 
 @app.command()
@@ -137,19 +138,16 @@ def collect(
         "skip_bad": skip_bad,
         "batch": batch,
     }
-    summary = _watched(partial(collect_, config, out, **settings))
+    summary = _stoppable(partial(collect_, config, out, **settings))
     print(json.dumps(summary) if as_json else out)
 
 
 @app.command()
 def estimate(config: Config, set_: Set = None, skip_bad: SkipBad = False, as_json: Json = False) -> None:
     """Calls, tokens and dollars by purpose, as a range, before anything is spent; needs no torch and no key."""
-    from bbdistill.config import Settings
     from bbdistill.estimate import estimate as estimate_
-    from bbdistill.task import load_task, resolve
 
-    resolved = resolve(config, Settings(overrides=tuple(set_ or ())))
-    found = estimate_(resolved, load_task(resolved, skip_bad=skip_bad))
+    found = estimate_(config, overrides=tuple(set_ or ()), skip_bad=skip_bad)
     print(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(found.text()))
 
 
@@ -232,9 +230,7 @@ def export(
 def doctor(
     config: Annotated[Path | None, typer.Argument(help="Also check this task: data, key, teacher.")] = None,
     set_: Set = None,
-    judge: Annotated[
-        int, typer.Option(help="Measure the teacher as judge and corrector on this many pairs.", min=0)
-    ] = 0,
+    judge: Annotated[int, typer.Option(help="Measure judge and corrector on this many pairs.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """What is installed, what this machine can do, and whether the task's parts answer."""
@@ -283,6 +279,35 @@ def cache_show(
         print(json.dumps(recording.call(call).full(), indent=2, ensure_ascii=False))
 
 
+@cache_app.command(name="diff")
+def cache_diff(
+    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
+    first: Annotated[str, typer.Argument(help="Number of a call, or the first letters of its key.")],
+    second: Annotated[str, typer.Argument(help="Another call of the same store.")],
+) -> None:
+    """How two recorded calls differ, in request and reply; nothing if they are equal."""
+    from bbdistill.recording import open_recording
+
+    with open_recording(file) as recording:
+        difference = recording.diff(first, second)
+    if difference:
+        print(difference)
+
+
+@cache_app.command(name="export")
+def cache_export(
+    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+    run: Annotated[str | None, typer.Option(help="The run to keep.", show_default="the newest")] = None,
+) -> None:
+    """Write a small store with only what one run used; it replays that run."""
+    from bbdistill.recording import export_recording
+
+    kept = export_recording(file, out, run=run)
+    print(out)
+    _say(f"{kept} calls, {out.stat().st_size / 1e6:.2f} MB")
+
+
 @cache_app.command(name="verify")
 def cache_verify(file: Annotated[Path, typer.Argument(help="The store.", show_default=False)]) -> None:
     """Derive every key anew from its stored request; exit 1 if something does not fit."""
@@ -304,12 +329,16 @@ def _everywhere(
 
 
 _debug = {"on": False}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
     """Runs the command line. One error, one sentence, its exit code; no traceback without `--debug`."""
     try:
         app()
+    except RunStopped as stopped:
+        _say(str(stopped))
+        sys.exit(stopped.exit_code)
     except BBDistillError as fault:
         if _debug["on"]:
             raise
@@ -320,6 +349,13 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as fault:
+        if _debug["on"]:
+            raise
+        where = f"`{fault.filename}`: " if fault.filename else ""
+        hint = "; free some space, and go on with --resume" if fault.errno in _DISK_FULL else ""
+        _say(f"error: {where}{fault.strerror or fault}{hint}")
+        sys.exit(1)
 
 
 def _say(text: str) -> None:
@@ -332,6 +368,14 @@ def _watched(work: Callable[..., Any]) -> Any:
 
     with watching() as on_event:
         return work(on_event=on_event)
+
+
+def _stoppable(work: Callable[..., Any]) -> Any:
+    """The same for work that a first Ctrl-C asks to stop, and a second one ends."""
+    from bbdistill.interrupt import stoppable
+
+    with stoppable() as stop:
+        return _watched(partial(work, stop=stop))
 
 
 def _report(result: Any, as_json: bool) -> None:

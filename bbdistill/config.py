@@ -11,19 +11,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bbdistill.errors import ConfigError
+from bbdistill.keylike import address_secret, keys_in, looks_like_key
 
 Recipe = Literal["sft", "gad"]
 CacheMode = Literal["auto", "record", "replay", "off"]
 Table: TypeAlias = Mapping[str, Any]
+_NEVER_SHOWN = ("api_key_env", "api_key_cmd", "base_url")
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    # Inputs stay out of pydantic's own messages: what stands where a key's name should be may be the key.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, hide_input_in_errors=True
+    )
 
 
 class StudentConfig(Section):
@@ -49,15 +54,17 @@ class PurposeCaps(Section):
     evaluation: float | None = Field(None, gt=0)
 
 
-class TeacherConfig(Section):
+class ModelConfig(Section):
+    """A hosted model and how it is asked: `[judge]`, and the greater part of `[teacher]`."""
+
     model: str
     """`provider:model`; providers are `openai` (and any compatible server) and `anthropic`."""
     base_url: str | None = None
     """None = the provider's own address."""
     api_key_env: str | None = None
     """Name of the environment variable with the key; None = the provider's usual one, if it is set."""
-    cache: Path = Path("cache/teacher.db")
-    """The store: every paid reply, plan and rollout."""
+    api_key_cmd: str | None = None
+    """Command that prints the key, such as a password manager's; run without a shell, for 10 seconds at most."""
     id: str | None = None
     """Name of this teacher inside request keys; None = the provider, or host:port of another server."""
     concurrency: int = Field(64, ge=1)
@@ -72,13 +79,11 @@ class TeacherConfig(Section):
     """Output limit of one call."""
     temperature: float | None = None
     """None = not sent; current Claude models refuse it."""
-    max_usd: float | None = Field(None, gt=0)
-    """Hard cap for one run; None = no cap."""
-    max_usd_by: PurposeCaps = PurposeCaps()  # pyright: ignore[reportCallIssue]
-    """Hard caps on one purpose each, beside that: `max_usd_by = { preferences = 2.0 }`."""
     input_usd_per_mtok: float | None = Field(None, ge=0)
     output_usd_per_mtok: float | None = Field(None, ge=0)
     """Your own prices in dollars per million tokens, where the price table is wrong or does not know the model."""
+    terms: str | None = None
+    """What permits you to train on this model's answers, in your words; it goes into the report and the model card."""
 
     @property
     def prices(self) -> tuple[float, float] | None:
@@ -102,11 +107,33 @@ class TeacherConfig(Section):
             raise ValueError("expected the name of an environment variable, not the key itself")
         return name
 
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret_in_address(cls, address: str | None) -> str | None:
+        if address is not None and address_secret(address):
+            raise ValueError("expected an address without user, password or key; name the key in `api_key_env`")
+        return address
+
     @model_validator(mode="after")
-    def _both_prices(self) -> "TeacherConfig":
+    def _both_prices(self) -> Self:
         if (self.input_usd_per_mtok is None) != (self.output_usd_per_mtok is None):
             raise ValueError("set `input_usd_per_mtok` and `output_usd_per_mtok` together, or neither")
         return self
+
+    @model_validator(mode="after")
+    def _one_source_of_the_key(self) -> Self:
+        if self.api_key_env is not None and self.api_key_cmd is not None:
+            raise ValueError("set `api_key_env` or `api_key_cmd`, not both")
+        return self
+
+
+class TeacherConfig(ModelConfig):
+    cache: Path = Path("cache/teacher.db")
+    """The store: every paid reply, plan and rollout."""
+    max_usd: float | None = Field(None, gt=0)
+    """Hard cap for one run, the judge's calls included; None = no cap."""
+    max_usd_by: PurposeCaps = PurposeCaps()  # pyright: ignore[reportCallIssue]
+    """Hard caps on one purpose each, beside that: `max_usd_by = { preferences = 2.0 }`."""
 
 
 class TaskConfig(Section):
@@ -174,6 +201,8 @@ class RunConfig(Section):
     recipe: Recipe
     student: StudentConfig | None = None
     teacher: TeacherConfig
+    judge: ModelConfig | None = None
+    """Who compares answers; None = the teacher. Its replies go into the teacher's store, under the teacher's cap."""
     task: TaskConfig
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     discriminator: DiscriminatorConfig = DiscriminatorConfig()  # pyright: ignore[reportCallIssue]
@@ -184,6 +213,14 @@ class RunConfig(Section):
         if self.student is None:
             raise ConfigError('the config has no `[student]` table; add one with `model = "<hub id or directory>"`')
         return self.student
+
+    @property
+    def judge_config(self) -> TeacherConfig:
+        """Who compares answers, with the store and the cap of the teacher."""
+        if self.judge is None:
+            return self.teacher
+        shared = {"cache": self.teacher.cache, "max_usd": self.teacher.max_usd}
+        return TeacherConfig.model_validate(self.judge.model_dump() | shared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,12 +266,25 @@ def parse_config(raw: Table, *, where: str, base: Path) -> RunConfig:
     if not isinstance(recipe, str) or recipe not in get_args(Recipe):
         known = ", ".join(f'"{name}"' for name in get_args(Recipe))
         raise ConfigError(f"`{where}`: `recipe` must be one of {known}, got {json.dumps(recipe, default=str)}")
+    for name in keys_in(raw):
+        raise ConfigError(
+            f"`{where}`: the value of `{name}` looks like a key, which no config may hold; "
+            "put the name of an environment variable into `api_key_env` instead"
+        )
     merged = _merge(recipe_defaults(recipe), raw)
     try:
         config = RunConfig.model_validate(merged)
     except ValidationError as fault:
         raise ConfigError(f"`{where}`: " + "; ".join(_explain(fault))) from None
     return _absolute(config, base.resolve())
+
+
+def teacher_config(**values: Any) -> TeacherConfig:
+    """A teacher that is given in code instead of a file. ConfigError says what is wrong."""
+    try:
+        return TeacherConfig(**values)
+    except ValidationError as fault:
+        raise ConfigError("; ".join(_explain(fault, TeacherConfig))) from None
 
 
 def recipe_defaults(recipe: str) -> dict[str, Any]:
@@ -258,6 +308,8 @@ def _merge(under: Table, over: Table) -> dict[str, Any]:
 
 def _parse_override(text: str) -> dict[str, Any]:
     path, equals, value = text.partition("=")
+    if looks_like_key(text):
+        raise ConfigError("a `--set` holds a key; give the name of an environment variable in `api_key_env` instead")
     if not equals or not path.strip():
         raise ConfigError(f"`--set {text}`: expected `section.key=value`, for example `--set train.steps=5`")
     try:
@@ -270,24 +322,24 @@ def _parse_override(text: str) -> dict[str, Any]:
     return tree
 
 
-def _explain(fault: ValidationError) -> Iterator[str]:
+def _explain(fault: ValidationError, root: type[BaseModel] = RunConfig) -> Iterator[str]:
     for error in fault.errors():
         where = ".".join(str(part) for part in error["loc"])
         if error["type"] == "extra_forbidden":
-            known = _known_keys(error["loc"][:-1])
+            known = _known_keys(error["loc"][:-1], root)
             close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
             hint = f"; did you mean `{close[0]}`?" if close else f"; known keys: {', '.join(known)}"
             yield f"unknown key `{where}`{hint}"
         elif error["type"] == "missing":
             yield f"`{where}` is required and missing"
         else:
-            # What stands where a key's name should be may be the key itself.
-            got = "" if where.endswith("api_key_env") else f", got {json.dumps(error['input'], default=str)[:80]}"
+            # What stands where a key's name should be may be the key itself; an address may hold one.
+            shown = not where.endswith(_NEVER_SHOWN) and isinstance(error["input"], str | int | float | None)
+            got = f", got {json.dumps(error['input'], default=str)[:80]}" if shown else ""
             yield f"`{where}`: {error['msg'].removeprefix('Value error, ')}{got}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = RunConfig
+def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
     for part in location:
         candidates = [section.model_fields[str(part)].annotation, *get_args(section.model_fields[str(part)].annotation)]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +56,14 @@ def load_prompts(path: Path, *, skip_bad: bool = False) -> Dataset:
 
 
 def split(prompts: Sequence[Prompt], *, validation: int, seed: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """(train, validation). Which prompts are held out depends on their ids and the seed, not on their order."""
-    ids = sorted(prompt.id for prompt in prompts)
-    held = set(random.Random(f"split:{seed}").sample(ids, min(validation, len(ids))))
+    """(train, validation). Whether a prompt is held out depends on its id and the seed.
+
+    Neither the order nor, but for one prompt at the border, what else there is matters: data may grow between runs.
+    """
+    drawn = sorted(
+        (prompt.id for prompt in prompts), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    )
+    held = set(drawn[:validation])
     return tuple(p for p in prompts if p.id not in held), tuple(p for p in prompts if p.id in held)
 
 

@@ -15,6 +15,8 @@ from typing import Any, cast
 from bbdistill.config import RunConfig, Settings
 from bbdistill.errors import BBDistillError
 from bbdistill.task import Task, load_task, resolve
+from bbdistill.teacher.connect import connect
+from bbdistill.teacher.judge import teacher_and_judge
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Fix, Judgement, Preference, Prompt, Tie, Verdict
 from bbdistill.verify.fields import Fields
@@ -65,8 +67,10 @@ def pairs_of(prompts: Sequence[Prompt], count: int) -> list[Pair]:
     return found
 
 
-async def measure(teacher: Teacher, pairs: Sequence[Pair]) -> tuple[list[Judgement], list[Fix | Abstain]]:
-    """The teacher as a judge of the pairs, and as a corrector of their wrong halves, told only which field is wrong."""
+async def measure(
+    teacher: Teacher, judge: Teacher, pairs: Sequence[Pair]
+) -> tuple[list[Judgement], list[Fix | Abstain]]:
+    """What the judge says of the pairs, and how the teacher corrects their wrong halves, told only the wrong field."""
     fields = Fields(reveal=False)
 
     async def repair(pair: Pair) -> Fix | Abstain:
@@ -74,29 +78,40 @@ async def measure(teacher: Teacher, pairs: Sequence[Pair]) -> tuple[list[Judgeme
         feedback = verdict.feedback if isinstance(verdict, Verdict) else ""
         return await teacher.correct(pair.prompt, pair.wrong, feedback)
 
-    judgements = await asyncio.gather(*(teacher.compare(pair.prompt, pair.right, pair.wrong) for pair in pairs))
+    judgements = await asyncio.gather(*(judge.compare(pair.prompt, pair.right, pair.wrong) for pair in pairs))
     return judgements, await asyncio.gather(*(repair(pair) for pair in pairs))
 
 
-async def _teacher(config: RunConfig, task: Task, judge: int) -> list[Check]:
+async def _teacher(config: RunConfig, task: Task, count: int) -> list[Check]:
+    checks: list[Check] = []
     try:
-        async with Teacher.from_config(config.teacher, templates=config.task.templates) as teacher:
-            reply = await teacher.demonstrate(task.train[0])
-            ok = not isinstance(reply, Abstain)
-            says = f"gives nothing usable: {reply.reason}" if isinstance(reply, Abstain) else "answers"
-            checks = [Check(name=f"teacher {config.teacher.model}", ok=ok, says=says)]
-            if judge and ok:
-                checks += await _judge(teacher, task, judge)
-            return checks
+        connection = connect(config.teacher, judge=config.judge_config if config.judge else None, mode="auto")
+        try:
+            teacher, judge = teacher_and_judge(config, connection)
+            for name, model in {"teacher": teacher, "judge": judge}.items():
+                if name == "teacher" or judge is not teacher:
+                    checks.append(await _answers(f"{name} {model.config.model}", model, task))
+            if count and all(check.ok for check in checks):
+                checks += await _judge(teacher, judge, task, count)
+        finally:
+            await connection.close()
     except BBDistillError as fault:
-        return [Check(name=f"teacher {config.teacher.model}", ok=False, says=str(fault))]
+        checks.append(Check(name=f"teacher {config.teacher.model}", ok=False, says=str(fault)))
+    return checks
 
 
-async def _judge(teacher: Teacher, task: Task, count: int) -> list[Check]:
+async def _answers(name: str, model: Teacher, task: Task) -> Check:
+    reply = await model.demonstrate(task.train[0])
+    if isinstance(reply, Abstain):
+        return Check(name=name, ok=False, says=f"gives nothing usable: {reply.reason}")
+    return Check(name=name, ok=True, says="answers")
+
+
+async def _judge(teacher: Teacher, judge: Teacher, task: Task, count: int) -> list[Check]:
     pairs = pairs_of([*task.train, *task.validation], count)
     if not pairs:
         return [Check(name="judge", ok=False, says="no prompt has a `reference` object to make pairs from")]
-    judgements, fixes = await measure(teacher, pairs)
+    judgements, fixes = await measure(teacher, judge, pairs)
     decided = [(j, p) for j, p in zip(judgements, pairs, strict=True) if isinstance(j, Preference)]
     right = sum(judgement.chosen == pair.right for judgement, pair in decided)
     flips = sum(isinstance(judgement, Tie) for judgement in judgements)

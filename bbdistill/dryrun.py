@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bbdistill.config import RunConfig, Settings
-from bbdistill.estimate import estimate
+from bbdistill.estimate import estimate_task
 from bbdistill.objectives import stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.templates import load_template
@@ -22,8 +22,8 @@ def dry_run(path: Path, settings: Settings) -> str:
         *(f"  stage {stage.name}: at most {stage.steps} steps" for stage in stages(config)),
         *_requests(config, task),
         *_template(config, task),
-        "\nbefore anything is asked, the most and the least it can take:",
-        *estimate(config, task).text(),
+        "\nwhat it takes, at least and at most:",
+        *estimate_task(config, task).text(),
     ]
     return "\n".join(lines)
 

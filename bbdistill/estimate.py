@@ -6,15 +6,16 @@ Every request is made as it would be sent, and weighed instead of sent. No netwo
 import asyncio
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from bbdistill.client.bounds import BYTES_PER_TOKEN
 from bbdistill.client.prices import price
 from bbdistill.client.store import Store
-from bbdistill.config import RunConfig
+from bbdistill.config import RunConfig, Settings, TeacherConfig
 from bbdistill.objectives import Stage, prompts_used, stages
-from bbdistill.task import Task
+from bbdistill.task import Task, load_task, resolve
 from bbdistill.teacher.weigh import Scale, Weight
 from bbdistill.types import Abstain, Prompt, Purpose, Usage
 
@@ -51,7 +52,8 @@ class Line:
 class Estimate:
     """What a run takes, apart from attempts that are billed and lost."""
 
-    model: str
+    models: tuple[str, ...]
+    """The teacher's, and the judge's where it is another."""
     lines: Sequence[Line]
 
     @property
@@ -62,7 +64,7 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         by_purpose = {line.purpose: asdict(line) for line in self.lines}
-        return {"model": self.model, "by_purpose": by_purpose, "usd": self.usd}
+        return {"models": self.models, "by_purpose": by_purpose, "usd": self.usd}
 
     def text(self) -> list[str]:
         """A table and the sum."""
@@ -74,13 +76,20 @@ class Estimate:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         if self.usd is None:
-            wanted = "`teacher.input_usd_per_mtok` and `teacher.output_usd_per_mtok`"
-            return [*table, f"cost: no price is known for `{self.model}`; set {wanted}"]
+            wanted = "`input_usd_per_mtok` and `output_usd_per_mtok`"
+            names = " or ".join(f"`{model}`" for model in self.models)
+            return [*table, f"cost: no price is known for {names}; set {wanted}"]
         return [*table, f"cost: {_dollars(self.usd)}, retries of billed attempts not counted"]
 
 
-def estimate(config: RunConfig, task: Task) -> Estimate:
-    """What a run of `config` takes; without a `[student]`, what collecting and evaluating its teacher take."""
+def estimate(path: Path, *, overrides: tuple[str, ...] = (), skip_bad: bool = False) -> Estimate:
+    """What a run of this config takes; without a `[student]`, what collecting and evaluating its teacher take."""
+    config = resolve(path, Settings(overrides=overrides))
+    return estimate_task(config, load_task(config, skip_bad=skip_bad))
+
+
+def estimate_task(config: RunConfig, task: Task) -> Estimate:
+    """The same for a config whose files are read."""
     file = config.teacher.cache
     store = Store(file, read_only=True) if file.is_file() else None
     try:
@@ -88,13 +97,16 @@ def estimate(config: RunConfig, task: Task) -> Estimate:
     finally:
         if store is not None:
             store.close()
-    return Estimate(model=config.teacher.model, lines=lines)
+    return Estimate(models=tuple(dict.fromkeys((config.teacher.model, config.judge_config.model))), lines=lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
     """Calls of one template: how many, and the bytes of those that must be paid for, all together."""
 
+    asked: TeacherConfig
+    provider: str
+    """Of the model asked, as the price table names it."""
     template: str
     calls: Range
     cached: int
@@ -109,8 +121,8 @@ class _Estimator:
     def __init__(self, config: RunConfig, task: Task, store: Store | None) -> None:
         self._config, self._task, self._store = config, task, store
         self._scale = Scale(config.teacher, templates=config.task.templates)
+        self._judge = Scale(config.judge_config, templates=config.task.templates)
         self._seen: set[str] = set()
-        self._provider = ""
 
     async def lines(self) -> list[Line]:
         asked = self._line("demonstrations", [await self._answers(self._demonstrated())])
@@ -159,27 +171,37 @@ class _Estimator:
             if not known and weight.key not in self._seen:
                 fresh.append(weight)
             self._seen.add(weight.key)
-            self._provider = weight.provider
         size = sum(weight.size for weight in fresh)
-        template = weights[0].template if weights else ""
         return _Batch(
-            template=template, calls=(len(weights), len(weights)), cached=len(weights) - len(fresh), size=(size, size)
+            asked=self._config.teacher,
+            provider=weights[0].provider if weights else "",
+            template=weights[0].template if weights else "",
+            calls=(len(weights), len(weights)),
+            cached=len(weights) - len(fresh),
+            size=(size, size),
         )
 
     async def _comparing(self) -> _Batch:
         """One comparison, at least of the shortest prompt and two short answers, at most of the longest."""
-        low, high = [
-            await self._scale.weigh(self._scale.teacher.compare(prompt, "a", "b")) for prompt in self._extremes()
-        ]
-        return _Batch(
-            template=low.template, calls=(1, 1), cached=0, size=(low.size, high.size + 2 * self._answer_bytes())
-        )
+        judge = self._judge.teacher
+        low, high = [await self._judge.weigh(judge.compare(prompt, "a", "b")) for prompt in self._extremes()]
+        return self._one(judge.config, low, high.size + 2 * self._answer_bytes())
 
     async def _correcting(self) -> _Batch:
         """One correction, likewise."""
-        low, high = [await self._scale.weigh(self._scale.teacher.correct(prompt, "a")) for prompt in self._extremes()]
-        most = high.size + self._answer_bytes() + _FEEDBACK_BYTES
-        return _Batch(template=low.template, calls=(1, 1), cached=0, size=(low.size, most))
+        teacher = self._scale.teacher
+        low, high = [await self._scale.weigh(teacher.correct(prompt, "a")) for prompt in self._extremes()]
+        return self._one(teacher.config, low, high.size + self._answer_bytes() + _FEEDBACK_BYTES)
+
+    def _one(self, asked: TeacherConfig, low: Weight, most: int) -> _Batch:
+        return _Batch(
+            asked=asked,
+            provider=low.provider,
+            template=low.template,
+            calls=(1, 1),
+            cached=0,
+            size=(low.size, most),
+        )
 
     def _extremes(self) -> Iterator[Prompt]:
         for choose in (min, max):
@@ -190,7 +212,7 @@ class _Estimator:
 
     def _line(self, purpose: Purpose, batches: Sequence[_Batch]) -> Line:
         parts = [(batch, *self._tokens(batch)) for batch in batches]
-        costs = [self._usd(batch.paid, sent, made) for batch, sent, made, _ in parts]
+        costs = [_usd(batch, sent, made) for batch, sent, made, _ in parts]
         known = [cost for cost in costs if cost is not None]
         return Line(
             purpose=purpose,
@@ -205,34 +227,34 @@ class _Estimator:
     def _tokens(self, batch: _Batch) -> tuple[Range, Range, int]:
         """(input, output, recorded replies that say so) of the calls to be paid for."""
         low, high = batch.paid
-        model = self._config.teacher.model.partition(":")[2]
+        model = batch.asked.model.partition(":")[2]
         lengths = self._store.lengths(batch.template, model) if self._store is not None else []
         if len(lengths) >= _ENOUGH:
             sent, made = (_quantiles(column) for column in zip(*lengths, strict=True))
             return (low * sent[0], high * sent[1]), (low * made[0], high * made[1]), len(lengths)
         return (
             (math.ceil(batch.size[0] / BYTES_PER_TOKEN), batch.size[1]),
-            (low, high * self._config.teacher.max_tokens),
+            (low, high * batch.asked.max_tokens),
             0,
         )
 
-    def _usd(self, calls: Range, sent: Range, made: Range) -> tuple[float, float] | None:
-        """Priced call by call, since long ones may have a price of their own."""
-        teacher, found = self._config.teacher, [0.0, 0.0]
-        for end, count in enumerate(calls):
-            if not count:
-                continue
-            each = Usage(input_tokens=math.ceil(sent[end] / count), output_tokens=math.ceil(made[end] / count))
-            one = price(teacher.model.partition(":")[2], self._provider, each, teacher.prices)
-            if one is None:
-                return None
-            found[end] = count * one
-        return found[0], found[1]
+
+def _usd(batch: _Batch, sent: Range, made: Range) -> tuple[float, float] | None:
+    """Priced call by call, since long ones may have a price of their own."""
+    model, found = batch.asked.model.partition(":")[2], [0.0, 0.0]
+    for end, count in enumerate(batch.paid):
+        if not count:
+            continue
+        each = Usage(input_tokens=math.ceil(sent[end] / count), output_tokens=math.ceil(made[end] / count))
+        one = price(model, batch.provider, each, batch.asked.prices)
+        if one is None:
+            return None
+        found[end] = count * one
+    return found[0], found[1]
 
 
 def _many(one: _Batch, calls: Range) -> _Batch:
-    size = (one.size[0] * calls[0], one.size[1] * calls[1])
-    return _Batch(template=one.template, calls=calls, cached=0, size=size)
+    return replace(one, calls=calls, size=(one.size[0] * calls[0], one.size[1] * calls[1]))
 
 
 def _sum(ranges: Iterable[Range]) -> Range:

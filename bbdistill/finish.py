@@ -19,6 +19,7 @@ from bbdistill.student.export import load_adapter, save_adapter
 from bbdistill.student.student import Student, open_student
 from bbdistill.task import Verify, load_task
 from bbdistill.teacher.ask import demonstrations
+from bbdistill.teacher.terms import terms_of
 from bbdistill.types import Demonstration, Prompt
 
 SAMPLES = 10
@@ -83,20 +84,14 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "replayed": run.replayed,
             "student": run.config.require_student().model,
             "teacher": run.config.teacher.model,
+            "judge": run.config.judge_config.model,
             "versions": versions(),
         },
         "eval": {
             **{name: answers[name].summary() for name in MODELS},
             "student_minus_sft": evaluate.difference(answers["student"], answers["sft"]),
         },
-        "teacher": {
-            **run.teacher.ledger.summary(),
-            "concurrency": [
-                {**asdict(change), "model": history.model}
-                for history in run.teacher.limits
-                for change in history.changes
-            ],
-        },
+        "teacher": _asked(run),
         "train": {
             "steps": state.step,
             **asdict(state.counts),
@@ -117,6 +112,17 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
         },
         "samples": [_sample(prompt, index, answers) for index, prompt in enumerate(task.test[:SAMPLES])],
     }
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    """The ledger, and what permits training on the answers of each model."""
+    table = run.teacher.ledger.summary()
+    terms = {config.model: terms_of(config) for config in (run.judge.config, run.teacher.config)}
+    by_model = {model: row | {"terms": terms[model]} for model, row in table["by_model"].items()}
+    concurrency = [
+        {**asdict(change), "model": history.model} for history in run.teacher.limits for change in history.changes
+    ]
+    return {**table, "by_model": by_model, "terms": terms_of(run.config.teacher), "concurrency": concurrency}
 
 
 def _sample(prompt: Prompt, index: int, answers: Mapping[str, Answers]) -> dict[str, Any]:

@@ -45,6 +45,12 @@ Event: TypeAlias = Note | Progress | StepDone
 OnEvent: TypeAlias = Callable[[Event], object]
 
 
+def parting(spent_usd: float | None, go_on: str) -> str:
+    """The last line of work that did not come to its end."""
+    cost = "an unknown sum (not every call has a known price)" if spent_usd is None else f"${spent_usd:.4f}"
+    return f"stopped; spent so far: {cost}; everything paid for is kept; go on with: {go_on}"
+
+
 class MetricsFile:
     """`metrics.jsonl`. Opened for a resume at step n, it forgets what stands after step n."""
 

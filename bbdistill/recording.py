@@ -5,6 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bbdistill.client.export import export
+from bbdistill.client.nearest import unified
 from bbdistill.client.store import CallRow, RolloutRow, RunRow, Store
 from bbdistill.errors import StoreError
 
@@ -42,6 +44,17 @@ class Recording:
         """What a run decided under this name at this step."""
         return self._store.plan(run, step, name)
 
+    def diff(self, first: str | int, second: str | int) -> str:
+        """Unified diff of two calls, their requests and then their replies; empty if they are equal."""
+        calls = [self.call(first), self.call(second)]
+        parts = [(row.full()["request"], row.full()["reply"]) for row in calls]
+        names = [f"call {row.id}" for row in calls]
+        both = [
+            unified(old, new, f"{names[0]} {what}", f"{names[1]} {what}")
+            for what, old, new in zip(("request", "reply"), *parts, strict=True)
+        ]
+        return "\n".join(difference for difference in both if difference)
+
     def verify(self) -> list[str]:
         """Problems found when every key is derived anew from its stored request; empty if none."""
         return self._store.verify()
@@ -61,3 +74,8 @@ class Recording:
 def open_recording(path: str | Path) -> Recording:
     """The record at `path`. StoreError if there is none or it cannot be read."""
     return Recording(Path(path))
+
+
+def export_recording(path: str | Path, out: str | Path, *, run: str | None = None) -> int:
+    """Copies what one run used (None: the newest run) to the new store `out`; returns the number of its calls."""
+    return export(Path(path), Path(out), run=run)

@@ -1,13 +1,16 @@
 """The page people read: `report.json` (keys documented here) and `report.md` made from it. No torch, no network.
 
-run                     id, recipe, replayed, student, teacher, versions
+run                     id, recipe, replayed, student, teacher, judge (the teacher unless there is another), versions
 eval.{base,sft,student,teacher}   valid, score, low, high, n, nll   (None = could not be measured)
 eval.student_minus_sft  score, low, high: paired over the same prompts
 teacher                 calls, cached, cost_usd (of this run), recorded_cost_usd (when bought), abstain_rate,
                         order_flip_rate, comparisons, by_purpose (sums, also cached_tokens and cache_write_tokens),
-                        saved_usd (by the provider's prompt cache, when bought; in by_purpose too),
+                        saved_usd (by the provider's prompt cache, when bought; in by_purpose too), terms,
                         concurrency: changes of the limit on calls at once (at_s since the first call, limit, why,
                         model); empty in a replay, and only since the run was last resumed
+teacher.by_model.MODEL  calls, cached, cost_usd, recorded_cost_usd, abstain_rate, comparisons, order_flip_rate,
+                        verifier_comparisons (one winner, and the verifier tells the two answers apart),
+                        verifier_agreement (share of them with the verifier's winner), terms
 train                   steps, seconds, tokens, preferences, corrections, corrections_accepted, best_step, sft_step,
                         validation_score
 data                    train, validation, test, with_reference, demonstrations, skipped, test_seen_in_train
@@ -74,6 +77,11 @@ def dollars(value: float | None) -> str:
     return "unknown (no price for this model)" if value is None else f"${value:.4f}"
 
 
+def cell(text: str) -> str:
+    """Text that cannot break out of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def fenced(text: str | None) -> str:
     """A code block that the text cannot break out of."""
     shown = text if text is not None else "(no answer)"
@@ -88,5 +96,5 @@ def _environment() -> Environment:
         loader=PackageLoader("bbdistill", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = cast(dict[str, Callable[..., str]], environment.filters)  # pyright: ignore[reportUnknownMemberType]
-    filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced)
+    filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced, cell=cell)
     return environment

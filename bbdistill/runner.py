@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbdistill.config import RunConfig, Settings
-from bbdistill.errors import MissingExtraError, RunError
-from bbdistill.metrics import Event, OnEvent
+from bbdistill.errors import MissingExtraError, RunError, RunStopped
+from bbdistill.metrics import Event, OnEvent, parting
 from bbdistill.rundir import RunDir
 from bbdistill.task import load_task, resolve
 
@@ -38,7 +38,8 @@ def run(
 ) -> RunResult:
     """Trains a student. `options` are the fields of `Settings`.
 
-    Setting `stop` ends the run at the next safe place with RunStopped; paid replies and checkpoints stay.
+    Setting `stop` ends the run with RunStopped: a step that waits for the teacher is given up, any other finished;
+    calls in flight are awaited and stored, and a checkpoint is written.
     """
     given = replace(settings or Settings(), **options)
     resolved = resolve(config, given)  # before torch is loaded: most mistakes are found here
@@ -52,7 +53,11 @@ def run(
     with open_run(name, resolved, task, given, on_event or _ignore, stop or threading.Event()) as live:
         try:
             return finish(live, train(live))
+        except RunStopped:
+            live.drain()
+            raise RunStopped(_parting(live, config, given)) from None
         except BaseException:
+            live.drain()
             live.note(_parting(live, config, given))
             raise
 
@@ -116,14 +121,12 @@ def need_torch(what: str) -> None:
 
 def _parting(live: "Run", config: str | Path | RunConfig, settings: Settings) -> str:
     """What an unfinished run has cost so far, and how to go on with it."""
-    spent = live.teacher.ledger.summary()["cost_usd"]
-    cost = "an unknown sum (no price for this model)" if spent is None else f"${spent:.4f}"
     command = "the same call and `resume=True`"
     if not isinstance(config, RunConfig):
         options = [*(f"--set '{override}'" for override in settings.overrides), f"--out {live.directory.path}"]
         options += [f"--replay {settings.replay}"] if settings.replay else []
         command = f"bbdistill run {config} {' '.join(options)} --resume"
-    return f"stopped; spent so far: {cost}; everything paid for is kept; go on with: {command}"
+    return parting(live.teacher.spent_usd, command)
 
 
 def _ignore(_: Event) -> None:

@@ -23,9 +23,13 @@ from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.student import Student, open_student
 from bbdistill.task import Task
 from bbdistill.teacher.connect import connect
+from bbdistill.teacher.judge import teacher_and_judge
 from bbdistill.teacher.teacher import Teacher
+from bbdistill.teacher.terms import notice
 
 T = TypeVar("T")
+LOOK_EVERY_S = 0.1
+"""How soon a wish to stop is heard while the teacher is being waited for."""
 ENOUGH_CALLS = 20
 """Below this many calls of a kind, an abstain rate says nothing."""
 
@@ -42,6 +46,8 @@ class Run:
     stages: tuple[Stage, ...]
     plan: Plan
     teacher: Teacher
+    judge: Teacher
+    """Who compares; the teacher itself where the config names no other."""
     student: Student
     discriminator: Discriminator
     loop: LoopThread
@@ -55,6 +61,9 @@ class Run:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Starts the teacher's work in the client's own thread, where no training step can starve a timeout."""
+        if self.stop.is_set():
+            work.close()
+            self.check_stop()
         return self.loop.submit(work)
 
     def wait(self, future: Future[T], what: str) -> T:
@@ -63,7 +72,7 @@ class Run:
         before = ledger.calls - ledger.in_flight
         while True:
             try:
-                return future.result(timeout=0.25)
+                return future.result(timeout=LOOK_EVERY_S)
             except TimeoutError:
                 if future.done():
                     raise
@@ -88,6 +97,10 @@ class Run:
                     spent_usd=totals["cost_usd"],
                 )
             )
+
+    def drain(self) -> None:
+        """Sends nothing more to the teacher, and waits until all that is on the wire is stored."""
+        self.loop.run(self.teacher.drain())
 
     def check_stop(self) -> None:
         # Not KeyboardInterrupt: asyncio lets that one out of the loop at once, past every handler.
@@ -114,11 +127,20 @@ def open_run(
     """Everything a run needs, opened in the order in which it is cheapest to fail."""
     directory, run_id = _place(config, settings, name)
     connection = connect(
-        config.teacher, mode=settings.mode, replay=settings.replay, run=run_id, facts={"config": dump_config(config)}
+        config.teacher,
+        judge=config.judge_config if config.judge else None,
+        mode=settings.mode,
+        replay=settings.replay,
+        run=run_id,
+        facts={"config": dump_config(config)},
     )
+    teacher, judge = teacher_and_judge(config, connection)
     loop = LoopThread()
     try:
         on_event(Note(text=f"run {run_id} in {directory.path}"))
+        said = notice(config)
+        if said is not None:
+            on_event(Note(text=said))
         student, discriminator = open_student(config)
         live = Run(
             id=run_id,
@@ -128,7 +150,8 @@ def open_run(
             task=task,
             stages=stages(config),
             plan=Plan(store=connection.store, run=connection.source or run_id, replaying=connection.replaying),
-            teacher=Teacher.from_config(config.teacher, templates=config.task.templates, connection=connection),
+            teacher=teacher,
+            judge=judge,
             student=student,
             discriminator=discriminator,
             loop=loop,
@@ -181,17 +204,23 @@ def _place(config: RunConfig, settings: Settings, name: str) -> tuple[RunDir, st
     return directory, str(before["run"])
 
 
-RESUMABLE_CHANGES = (
-    "teacher.max_usd",
-    "teacher.max_usd_by",
-    "teacher.concurrency",
-    "teacher.requests_per_minute",
-    "teacher.tokens_per_minute",
-    "teacher.input_tokens_per_minute",
-    "teacher.output_tokens_per_minute",
-    "teacher.timeout_s",
-    "teacher.api_key_env",
-)
+RESUMABLE_CHANGES = {
+    f"{who}.{key}"
+    for who in ("teacher", "judge")
+    for key in (
+        "max_usd",
+        "max_usd_by",
+        "concurrency",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "input_tokens_per_minute",
+        "output_tokens_per_minute",
+        "timeout_s",
+        "api_key_env",
+        "api_key_cmd",
+        "terms",
+    )
+}
 """What may change between the parts of one run, because it changes no result."""
 
 

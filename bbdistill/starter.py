@@ -1,9 +1,11 @@
 """`bbdistill init`: a commented task.toml that fits the user's own JSONL."""
 
+import tomllib
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bbdistill.config import parse_config
 from bbdistill.data import load_prompts
 from bbdistill.errors import ConfigError
 
@@ -22,7 +24,7 @@ def write_task(
     student: str = "HuggingFaceTB/SmolLM2-135M-Instruct",
     recipe: str = "gad",
 ) -> str:
-    """Writes `out` and returns its text. ConfigError where the data cannot be read or `out` exists."""
+    """Writes `out` and returns its text. ConfigError where the data or a value is wrong, or `out` exists."""
     if out.exists():
         raise ConfigError(f"`{out}` exists and is not overwritten; move it away or give another --out")
     dataset = load_prompts(prompts)
@@ -51,6 +53,7 @@ def write_task(
         student=student,
         recipe=recipe,
     )
+    parse_config(tomllib.loads(text), where=str(out), base=out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     return text

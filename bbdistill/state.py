@@ -80,8 +80,11 @@ class TrainState:
         self.stage, self.stage_step, self.validations = self.stage + 1, 0, []
         self.save(run)
 
-    def save(self, run: Run) -> None:
-        """A checkpoint of everything that a resume needs; older ones go once the new one is whole."""
+    def save(self, run: Run, *, ledger: Mapping[str, Any] | None = None) -> None:
+        """A checkpoint of everything that a resume needs; older ones go once the new one is whole.
+
+        `ledger` is what it held after the last whole step, where it has gone on since.
+        """
         position = asdict(replace(self, best={}, sft={}))
         del position["best"], position["sft"]
         tensors = {
@@ -90,9 +93,8 @@ class TrainState:
             "best": dict(self.best),
             "sft": dict(self.sft),
         }
-        checkpoint.save(
-            run.directory.checkpoint(self.step), tensors, {"state": position, "ledger": run.teacher.ledger.state()}
-        )
+        facts = {"state": position, "ledger": ledger or run.teacher.ledger.state()}
+        checkpoint.save(run.directory.checkpoint(self.step), tensors, facts)
         for old in run.directory.checkpoints()[:-KEPT]:
             shutil.rmtree(old)
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bbdistill import data
-from bbdistill.errors import RunError
+from bbdistill.errors import RunError, RunStopped
 from bbdistill.evaluate import mean, score
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
@@ -55,11 +55,22 @@ class Trainer:
         self.run, self.state, self.demonstrations = run, state, demonstrations
         self._metrics_file = MetricsFile(run.directory.metrics, after_step=state.step)
         self._ahead: dict[int, Sampled] = {}
+        self._ledger = run.teacher.ledger.state()
 
     def train(self) -> None:
-        """Every remaining step; a validation and a checkpoint where the stage asks for one."""
+        """Every remaining step; a validation and a checkpoint where the stage asks for one, and when told to stop."""
+        try:
+            self._train()
+        except RunStopped:
+            # Raised before a step or while it waits for the teacher: its updates are still to come. Its calls, which
+            # the ledger may have counted, are counted when the step is done again, from the record.
+            self.state.save(self.run, ledger=self._ledger)
+            raise
+
+    def _train(self) -> None:
         for stage in self.run.stages[self.state.stage :]:
             while not self.state.stage_over(stage):
+                self._ledger = self.run.teacher.ledger.state()
                 self.run.check_stop()
                 started = time.monotonic()
                 metrics = self.step(stage)
@@ -122,7 +133,7 @@ class Trainer:
             pairs=tuple((rollouts[p][i], rollouts[p][j]) for p, i, j in pairs),
             corrections=tuple((rollouts[p][i], verdicts[p][i]) for p, i in spots),
         )
-        answers = run.submit(ask(run.teacher, questions, run.task.verify))
+        answers = run.submit(ask(run.teacher, run.judge, questions, run.task.verify))
         return Sampled(prompts=prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
 
     def _prompt_ids(self, step: int) -> list[str]:
@@ -199,6 +210,14 @@ def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
     """The teacher's answer to every prompt the run will use, by prompt id, less those that the verifier refutes."""
     used = prompts_used(run.stages, run.config.train, [p.id for p in run.task.train])
     chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
+    if run.plan.replaying:
+        # A prompt that was changed: asking for it fails with the nearest recorded request and the difference.
+        changed = [
+            run.task.prompt(prompt_id)
+            for prompt_id in used
+            if prompt_id not in {*chosen["prompts"], *run.task.demonstrations}
+        ]
+        run.wait(run.submit(ask_demonstrations(run.teacher, changed)), "looking for changed prompts")
     given = run.task.demonstrations
     missing = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"] if prompt_id not in given]
     if run.batch:

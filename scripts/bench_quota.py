@@ -82,7 +82,9 @@ def quota(*, rpm: int = 600, tpm: int = 120_000, seconds: float = 3 * MINUTE_S) 
     later = [record for record in records if MINUTE_S <= record.started_at - started < seconds]
     answered = [record for record in later if record.status == 200]
     minutes = (seconds - MINUTE_S) / MINUTE_S
-    tokens = sum(requested_tokens(record.body, len(json.dumps(record.body))) for record in answered)
+    tokens = sum(
+        requested_tokens(record.body, len(json.dumps(record.body, separators=(",", ":")))) for record in answered
+    )
     return Quota(
         seconds=seconds,
         answered=sum(record.status == 200 for record in records),

@@ -14,6 +14,8 @@ from typing import Any
 
 SEED = 20
 SIZES = {"train": 200, "test": 120}
+VALIDATION = 20
+"""Of the train e-mails, kept apart in a file of their own."""
 CATEGORIES = ("refund", "delivery", "defect", "question", "cancellation")
 URGENCIES = ("low", "normal", "high")
 
@@ -188,8 +190,15 @@ def _half_of_each(categories: Sequence[str], rng: random.Random) -> set[int]:
 
 def files(seed: int = SEED) -> dict[str, str]:
     """Name and text of every file of the demo's task."""
+    train = rows("train", seed)
+    held = set(random.Random("split:0").sample([row["id"] for row in train], VALIDATION))
+    splits = {
+        "train": [row for row in train if row["id"] not in held],
+        "validation": [row for row in train if row["id"] in held],
+        "test": rows("test", seed),
+    }
     return {
-        **{f"{split}.jsonl": "".join(to_json(row) + "\n" for row in rows(split, seed)) for split in SIZES},
+        **{f"{split}.jsonl": "".join(to_json(row) + "\n" for row in lines) for split, lines in splits.items()},
         "ticket.schema.json": to_json(SCHEMA, indent=2) + "\n",
         "LICENSE.txt": LICENSE,
     }

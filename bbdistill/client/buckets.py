@@ -28,7 +28,7 @@ class Heard:
     unseen: float
     """Taken since the call was sent, so surely not counted."""
     maybe_unseen: float
-    """Taken earlier by calls that are not back yet: perhaps they got there later."""
+    """Taken before by calls that were still out when this one was sent: perhaps they got there later."""
     level_is_known: bool
     """False where our own count is no help: none was kept, or the server has just refused what it allowed."""
 

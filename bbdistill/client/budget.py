@@ -4,7 +4,7 @@ No token is shorter than a byte, so a request's bytes bound its input: text and 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -41,8 +41,8 @@ class _Account:
         return self.settled + usd <= self.cap + _NOISE_USD
 
 
-class Budget:
-    """Prices every reply and, with caps, refuses what could pass one of them.
+class Purse:
+    """The caps of a run and what is left of them; shared by all models that the run asks.
 
     `max_usd` is for everything, `max_usd_by` for calls of one purpose; `spent` is what the run has cost before, by
     purpose, and counts.
@@ -50,27 +50,65 @@ class Budget:
 
     def __init__(
         self,
-        inner: Handler,
-        *,
-        price: Price,
         max_usd: float | None,
         max_usd_by: Mapping[str, float] | None = None,
         spent: Mapping[str, float] | None = None,
     ) -> None:
-        self._inner, self._price = inner, price
         before = spent or {}
-        total = None if max_usd is None else _Account("max_usd", max_usd, sum(before.values()))
-        self._total = [] if total is None else [total]
+        self._total = [] if max_usd is None else [_Account("max_usd", max_usd, sum(before.values()))]
         self._by_purpose = {
             purpose: _Account(f"max_usd_by.{purpose}", cap, before.get(purpose, 0.0))
             for purpose, cap in (max_usd_by or {}).items()
         }
         self._freed = asyncio.Event()
 
+    def caps(self, purpose: str) -> bool:
+        """Whether there is a cap on what is paid for this purpose."""
+        return bool(self._accounts(purpose))
+
+    async def reserve(self, usd: float, purpose: str) -> None:
+        """Sets `usd` aside, waiting for what other calls give back. BudgetExceeded where that cannot be enough."""
+        accounts = self._accounts(purpose)
+        while not all(account.has_room(usd) for account in accounts):
+            for account in accounts:
+                if not account.can_ever(usd):
+                    raise BudgetExceeded(
+                        f"the cap of ${account.cap:g} (`{account.key}`) is reached: ${account.settled:.4f} is spent "
+                        f"and the next call may cost up to ${usd:.4f}; raise `{account.key}` and resume, or lower "
+                        "the output limit"
+                    )
+            await self._freed.wait()
+        for account in accounts:
+            account.reserved += usd
+
+    def hold(self, usd: float, purpose: str) -> None:
+        """Sets `usd` aside for what was sent before: there is nothing to refuse any more."""
+        for account in self._accounts(purpose):
+            account.reserved += usd
+
+    def settle(self, reserved_usd: float, actual_usd: float, purpose: str) -> None:
+        """Takes back what was set aside and pays what it came to."""
+        for account in self._accounts(purpose):
+            account.reserved -= reserved_usd
+            account.settled += actual_usd
+        waiting, self._freed = self._freed, asyncio.Event()
+        waiting.set()
+
+    def _accounts(self, purpose: str) -> list[_Account]:
+        own = self._by_purpose.get(purpose)
+        return self._total if own is None else [*self._total, own]
+
+
+class Budget:
+    """Prices every reply and, where the purse has a cap, refuses what could pass it."""
+
+    def __init__(self, inner: Handler, *, price: Price, purse: Purse) -> None:
+        self._inner, self._price, self.purse = inner, price, purse
+
     async def __call__(self, call: Call, /) -> Reply:
-        accounts = self._accounts(call.tags.get("purpose", ""))
-        worst = self._worst_case(call) if accounts else 0.0
-        await self._reserve(accounts, worst)
+        purpose = call.tags.get("purpose", "")
+        worst = self.worst_case(call) if self.purse.caps(purpose) else 0.0
+        await self.purse.reserve(worst, purpose)
         # Until the outcome is known, the worst case is what it cost.
         actual = worst
         try:
@@ -81,7 +119,7 @@ class Budget:
             fault.unknown_usd = None if fault.free else self.at_most(call)
             raise
         finally:
-            self._settle(accounts, worst, actual)
+            self.purse.settle(worst, actual, purpose)
         return reply
 
     def bill(self, call: Call, reply: Reply) -> Reply:
@@ -90,56 +128,15 @@ class Budget:
         unknown = self.at_most(call) if cost is None else None
         return replace(reply, cost_usd=cost, recorded_cost_usd=cost, unknown_usd=unknown)
 
-    def worst_case(self, calls: Iterable[Call], purpose: str, terms: Mapping[str, str]) -> float:
-        """Dollars that calls of one purpose may cost on these terms; 0 where no cap counts them."""
-        return sum(self._worst_case(call, terms) for call in calls) if self._accounts(purpose) else 0.0
-
-    async def reserve(self, usd: float, purpose: str) -> None:
-        """Sets dollars aside for what is not sent through here, once there is room; BudgetExceeded if there is none."""
-        await self._reserve(self._accounts(purpose), usd)
-
-    def hold(self, usd: float, purpose: str) -> None:
-        """The same for what was sent before: there is nothing to refuse any more."""
-        for account in self._accounts(purpose):
-            account.reserved += usd
-
-    def settle(self, reserved: float, actual: float, purpose: str) -> None:
-        """Takes what it came to instead of what was set aside."""
-        self._settle(self._accounts(purpose), reserved, actual)
-
-    def _accounts(self, purpose: str) -> list[_Account]:
-        """The capped accounts that calls for `purpose` are paid from."""
-        own = self._by_purpose.get(purpose)
-        return self._total if own is None else [*self._total, own]
-
-    async def _reserve(self, accounts: Sequence[_Account], worst: float) -> None:
-        while not all(account.has_room(worst) for account in accounts):
-            for account in accounts:
-                if not account.can_ever(worst):
-                    raise BudgetExceeded(
-                        f"the cap of ${account.cap:g} (`{account.key}`) is reached: ${account.settled:.4f} is spent "
-                        f"and the next call may cost up to ${worst:.4f}; raise `{account.key}` and resume, or lower "
-                        "the output limit"
-                    )
-            await self._freed.wait()
-        for account in accounts:
-            account.reserved += worst
-
-    def _settle(self, accounts: Sequence[_Account], worst: float, actual: float) -> None:
-        for account in accounts:
-            account.reserved -= worst
-            account.settled += actual
-        waiting, self._freed = self._freed, asyncio.Event()
-        waiting.set()
-
     def at_most(self, call: Call) -> float | None:
         """What an attempt of unknown outcome is taken to have cost; None where that has no bound."""
         try:
-            return self._worst_case(call)
+            return self.worst_case(call)
         except BudgetExceeded:
             return None
 
-    def _worst_case(self, call: Call, terms: Mapping[str, str] | None = None) -> float:
+    def worst_case(self, call: Call, terms: Mapping[str, str] | None = None) -> float:
+        """Dollars that the call may cost, on these terms beside its own; BudgetExceeded if there is no bound."""
         body = _fields(call)
         output = _output_bound(call, body)
         bound = len(call.body) + _OVERHEAD_TOKENS

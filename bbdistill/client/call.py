@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 from bbdistill.types import Usage
 
 Mode = Literal["auto", "record", "replay", "off"]
+Repeat = Literal["same", "sequence"]
+"""What an identical request gets: the same reply, or in its turn the next of the recorded ones."""
 Kind = Literal["ok", "refusal", "length"]
 
 _MAY_HAVE_RUN = {408, 499, 502, 504, 524}

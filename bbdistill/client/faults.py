@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from bbdistill.client import headers, wire
 from bbdistill.client.call import Call, Fault, Malformed, Reply
-from bbdistill.client.secrets import redact, secrets_of
+from bbdistill.client.secrets import identities_of, redact, secrets_of
 from bbdistill.client.values import as_object, parse
 
 _RETRYABLE = {408, 409, 429}
@@ -17,15 +17,19 @@ _HOPELESS = ("insufficient_quota", "billing", "spend_limit", "context_length", "
 
 
 def examine(call: Call, reply: Reply) -> Reply:
-    """`reply` with its reading. Raises the Fault that it is instead."""
+    """`reply` with its reading. Raises the Fault that it is instead, with nothing secret in it."""
+    secrets = secrets_of(call) | identities_of(reply)
     if 200 <= reply.status < 300:
         try:
             return replace(reply, reading=wire.read(call.path, reply.body, reply.headers.get("content-type", "")))
         except Malformed as fault:
-            reason = redact(fault.reason, secrets_of(call))
-            raise Malformed(reason, reply=reply, retryable=fault.retryable, latency_s=reply.latency_s) from None
+            reason = redact(fault.reason, secrets)
+            raise Malformed(
+                reason, reply=_clean(reply, secrets), retryable=fault.retryable, latency_s=reply.latency_s
+            ) from None
     # Before anything is cut short: half a key is no longer recognised.
-    codes, message = _error_of(redact(reply.body.decode("utf-8", "replace"), secrets_of(call)))
+    reply = _clean(reply, secrets)
+    codes, message = _error_of(reply.body.decode())
     said = ", ".join(dict.fromkeys(codes))
     reason = ": ".join(part for part in (f"HTTP {reply.status} {said}".rstrip(), message) if part)
     raise Fault(
@@ -35,6 +39,11 @@ def examine(call: Call, reply: Reply) -> Reply:
         retry_after_s=retry_after(reply),
         latency_s=reply.latency_s,
     )
+
+
+def _clean(reply: Reply, secrets: set[str]) -> Reply:
+    """Servers repeat keys and account ids in what they complain of, and SDKs put that into their exceptions."""
+    return replace(reply, body=redact(reply.body.decode("utf-8", "replace"), secrets).encode())
 
 
 def retry_after(reply: Reply) -> float | None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from bbdistill.errors import RunStopped
+
 T = TypeVar("T")
 
 
@@ -22,10 +24,16 @@ class Flights(Generic[T]):
 
     def __init__(self) -> None:
         self._under_way: dict[object, _Flight[T]] = {}
+        self._drained = False
 
     async def share(self, name: object, start: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
-        """(result, whether this caller is the first to get it). Work that nobody waits for any more is cancelled."""
+        """(result, whether this caller is the first to get it). Work that nobody waits for any more is cancelled.
+
+        RunStopped after `drain`: nothing is started any more.
+        """
         while True:
+            if self._drained:
+                raise RunStopped("nothing more is sent: the run is being stopped")
             flight = self._flight(name, start)
             flight.waiting += 1
             try:
@@ -40,6 +48,15 @@ class Flights(Generic[T]):
                     flight.task.cancel()
             first, flight.claimed = not flight.claimed, True
             return result, first
+
+    async def drain(self) -> None:
+        """Gives everything up, for good, and waits for what goes on to its end all the same (see `to_the_end`)."""
+        self._drained = True
+        tasks = [flight.task for flight in self._under_way.values()]
+        for task in tasks:
+            if not task.cancelling():  # a second cancellation would be obeyed
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def aclose(self, grace_s: float) -> None:
         """Waits up to `grace_s` for work that runs to its end, then cancels it."""

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import httpx2
 
 from bbdistill.client import keys
-from bbdistill.client.budget import Budget
-from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Reply
+from bbdistill.client.budget import Budget, Purse
+from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Repeat, Reply
+from bbdistill.client.flights import to_the_end
 from bbdistill.client.gate import Gate, LimitHistory
 from bbdistill.client.headers import Kind
 from bbdistill.client.prices import Override, price
@@ -57,12 +58,12 @@ class Stack:
         self,
         handler: Handler,
         *,
-        replay: Replay | None,
-        socket: Socket | None,
+        replay: Replay | None = None,
+        socket: Socket | None = None,
         gate: Gate | None = None,
         budget: Budget | None = None,
     ) -> None:
-        self._handler, self._replay, self._socket, self._gate = handler, replay, socket, gate
+        self._handler, self.replay, self._socket, self._gate = handler, replay, socket, gate
         self.budget = budget
         """Who pays; None where nothing goes out."""
 
@@ -78,10 +79,20 @@ class Stack:
         """How many calls at once each model was given, and why; empty where nothing goes out."""
         return () if self._gate is None else self._gate.history
 
+    @property
+    def offline(self) -> Callable[[Call], Reply] | None:
+        """Answers on the caller's own thread, without a loop; None where calls may go out."""
+        return self.replay.recorded if self.replay is not None and self._socket is None else None
+
+    async def drain(self) -> None:
+        """Sends nothing more of what was asked so far, and waits until all that is on the wire is stored."""
+        if self.replay is not None:
+            await self.replay.drain()
+
     async def aclose(self) -> None:
         """Lets what is on the wire come home; the store stays open, being the caller's."""
-        if self._replay is not None:
-            await self._replay.aclose()
+        if self.replay is not None:
+            await self.replay.aclose()
         if self._socket is not None:
             await self._socket.aclose()
 
@@ -92,25 +103,32 @@ def open_stack(
     mode: Mode = "auto",
     run: str | None = None,
     source_run: str | None = None,
+    repeat: Repeat = "same",
     settings: ClientSettings | None = None,
+    beside: Stack | None = None,
 ) -> Stack:
-    """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run)."""
+    """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run).
+
+    `beside` is another stack of the same run: what both spend counts under one cap.
+    """
     settings = settings or ClientSettings()
     if mode == "off":
         socket = _socket(settings)
-        live, gate, budget = _live(socket, settings)
-        return Stack(live, replay=None, socket=socket, gate=gate, budget=budget)
+        purse = _purse(settings, None, beside)
+        live, gate, budget = _live(socket, settings, purse)
+        return Stack(live, socket=socket, gate=gate, budget=budget)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
         source_run = _known_run(store, source_run)
-        replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id)
-        return Stack(replay, replay=replay, socket=None)
+        replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id, repeat=repeat)
+        return Stack(replay, replay=replay)
     socket = _socket(settings)
     spent = store.spent(run) if run is not None else None
     log = _attempt_log(store, run, settings.teacher_id)
-    live, gate, budget = _live(Finish(socket), settings, spent=spent, on_attempt=log)
-    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id)
+    purse = _purse(settings, spent, beside)
+    live, gate, budget = _live(Finish(socket), settings, purse, on_attempt=log)
+    replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat)
     return Stack(replay, replay=replay, socket=socket, gate=gate, budget=budget)
 
 
@@ -118,20 +136,17 @@ def _socket(settings: ClientSettings) -> Socket:
     return Socket(concurrency=settings.concurrency, timeout_s=settings.timeout_s)
 
 
+def _purse(settings: ClientSettings, spent: Mapping[str, float] | None, beside: Stack | None) -> Purse:
+    """A stack beside another pays from the same purse."""
+    if beside is not None and beside.budget is not None:
+        return beside.budget.purse
+    return Purse(settings.max_usd, settings.max_usd_by, spent)
+
+
 def _live(
-    bottom: Handler,
-    settings: ClientSettings,
-    *,
-    spent: Mapping[str, float] | None = None,
-    on_attempt: OnAttempt | None = None,
+    bottom: Handler, settings: ClientSettings, purse: Purse, *, on_attempt: OnAttempt | None = None
 ) -> tuple[Retry, Gate, Budget]:
-    budget = Budget(
-        bottom,
-        price=partial(_price, settings.prices),
-        max_usd=settings.max_usd,
-        max_usd_by=settings.max_usd_by,
-        spent=spent,
-    )
+    budget = Budget(bottom, price=partial(_price, settings.prices), purse=purse)
     gate = Gate(budget, ceiling=settings.concurrency, per_minute=settings.per_minute, patience_s=settings.deadline_s)
     retry = Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt)
     return retry, gate, budget
@@ -159,7 +174,8 @@ def _attempt_log(store: Store, run: str | None, teacher: str | None) -> OnAttemp
     async def log(call: Call, attempt: Attempt) -> None:
         key = keys.key(keys.canonical(call, teacher))
         try:
-            await asyncio.to_thread(store.attempt, key, run, attempt)
+            # Given up meanwhile or not: the reply at hand goes on to be stored.
+            await to_the_end(asyncio.to_thread(store.attempt, key, run, attempt))
         except StoreError as failure:
             _log.debug("an attempt was not written down: %s", failure)
 

@@ -17,6 +17,7 @@ _NO_CONTENT = {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retenti
 """Fields that say how a provider is to cache a prompt, which changes no answer."""
 _OFFICIAL = {"api.openai.com": "openai", "api.anthropic.com": "anthropic"}
 _EXACT = 2**53
+_compact = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def teacher_id(url: str, override: str | None = None) -> str:
@@ -31,14 +32,15 @@ def teacher_id(url: str, override: str | None = None) -> str:
 def canonical(call: Call, teacher: str | None = None) -> Request:
     """Everything of `call` that decides the answer, as JSON values; `teacher` overrides the teacher's id."""
     request: Request = {"teacher": teacher_id(call.url, teacher), "path": call.path, "sample": call.sample}
-    query = sorted(pair for pair in parse_qsl(urlsplit(call.url).query) if pair[0].lower() not in SECRET_PARAMETERS)
+    asked = urlsplit(call.url).query
+    query = sorted(pair for pair in parse_qsl(asked) if pair[0].lower() not in SECRET_PARAMETERS) if asked else []
     if query:
         request["query"] = [list(pair) for pair in query]
     headers = {name: call.headers[name] for name in _CONTENT_HEADERS if name in call.headers}
     if headers:
         request["headers"] = headers
     try:
-        request["body"] = _normal(_of_content(json.loads(call.body)))
+        request["body"] = _of_content(_parse(call.body.decode("utf-8", "surrogatepass")))
     except (ValueError, RecursionError):
         request["text"] = call.body.decode("utf-8", "backslashreplace")
     return request
@@ -46,8 +48,7 @@ def canonical(call: Call, teacher: str | None = None) -> Request:
 
 def key(request: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON, in hex."""
-    text = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_compact(request).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def to_json(value: Any) -> str:
@@ -88,15 +89,13 @@ def _is_mark(value: Any) -> bool:
     return isinstance(value, dict) and cast(dict[str, Any], value).get("type") == "ephemeral"
 
 
-def _normal(value: Any) -> Any:
+def _number(text: str) -> int | float:
     """1.0 and 1 are the same number but not the same JSON."""
-    if isinstance(value, dict):
-        return {name: _normal(item) for name, item in cast(dict[str, Any], value).items()}
-    if isinstance(value, list):
-        return [_normal(item) for item in cast(list[Any], value)]
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return int(value)
-    return value
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+_parse = json.JSONDecoder(parse_float=_number).decode
 
 
 def _encodable(text: str) -> bool:

@@ -1,9 +1,10 @@
-"""Finds the stored request most like one that was never recorded, and shows where they differ."""
+"""Finds the stored request most like one that was never recorded, and shows where two differ."""
 
 import difflib
 import json
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from bbdistill.client.keys import Request
 
@@ -33,15 +34,20 @@ def most_similar(request: Request, candidates: Sequence[Request]) -> Request | N
 
 def diff(stored: Request, wanted: Request) -> str:
     """Unified diff from the stored request to the wanted one, cut after 30 lines; empty if they are equal."""
-    lines = list(difflib.unified_diff(_lines(stored), _lines(wanted), "recorded", "asked", n=1, lineterm=""))
+    lines = unified(stored, wanted, "recorded", "asked").splitlines()
     if len(lines) > _DIFF_LINES:
         lines = [*lines[:_DIFF_LINES], f"... {len(lines) - _DIFF_LINES} more lines"]
     return "\n".join(lines)
 
 
-def _lines(request: Request) -> list[str]:
+def unified(first: Any, second: Any, first_name: str, second_name: str) -> str:
+    """Unified diff of two JSON values, whole; empty if they are equal."""
+    return "\n".join(difflib.unified_diff(_lines(first), _lines(second), first_name, second_name, n=1, lineterm=""))
+
+
+def _lines(value: Any) -> list[str]:
     """Readable lines, long texts broken at their own line ends and at the width of a page."""
-    text = json.dumps(request, indent=1, sort_keys=True, ensure_ascii=False).replace("\\n", "\n")
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).replace("\\n", "\n")
     return [part for line in text.split("\n") for part in textwrap.wrap(line, _WIDTH, drop_whitespace=False) or [""]]
 
 

@@ -19,12 +19,13 @@ _SETTLED: tuple[Kind, ...] = ("input-tokens", "output-tokens")
 class Ticket:
     """Leave to send one attempt."""
 
-    number: int
     amounts: Amounts
     sent_at: float
     """On the loop's clock."""
     taken: Amounts
     """Sums taken from each kind of limit so far, this attempt's own included."""
+    out: Amounts
+    """Of those, what other attempts had taken that were not back yet when this one was sent."""
 
 
 class Rates:
@@ -34,8 +35,7 @@ class Rates:
         self._stated: dict[Kind, Bucket] = {kind: Bucket(limit, now) for kind, limit in per_minute.items()}
         self._learned: dict[Kind, Bucket] = {}
         self._taken = defaultdict[Kind, float](float)
-        self._out: dict[int, Ticket] = {}
-        self._numbers = 0
+        self._out = defaultdict[Kind, float](float)
 
     def wait_s(self, amounts: Amounts, now: float) -> float:
         """Seconds until every limit has room for `amounts`; 0 or less = now."""
@@ -44,16 +44,16 @@ class Rates:
     def take(self, amounts: Amounts, now: float) -> Ticket:
         for kind, bucket in self._buckets():
             bucket.take(amounts[kind], now)
+        out = dict(self._out)
         for kind in KINDS:
             self._taken[kind] += amounts[kind]
-        self._numbers += 1
-        ticket = Ticket(number=self._numbers, amounts=amounts, sent_at=now, taken=dict(self._taken))
-        self._out[ticket.number] = ticket
-        return ticket
+            self._out[kind] += amounts[kind]
+        return Ticket(amounts=amounts, sent_at=now, taken=dict(self._taken), out=out)
 
     def close(self, ticket: Ticket, used: Amounts | None) -> None:
         """The attempt is over. What it used less than it took is given back; None = not known, and nothing is."""
-        del self._out[ticket.number]
+        for kind in KINDS:
+            self._out[kind] -= ticket.amounts[kind]
         if used is None:
             return
         for kind, bucket in self._buckets():
@@ -67,13 +67,12 @@ class Rates:
         for kind, limit in told(headers, datetime.now(UTC)).items():
             known = kind in self._learned
             bucket = self._learned.setdefault(kind, Bucket(limit.limit, now))
-            earlier = [other for other in self._out.values() if other.number < ticket.number]
             heard = Heard(
                 told=limit,
                 now=now,
                 elapsed_s=now - ticket.sent_at,
                 unseen=self._taken[kind] - ticket.taken[kind],
-                maybe_unseen=sum(other.amounts[kind] for other in earlier),
+                maybe_unseen=ticket.out.get(kind, 0.0),
                 level_is_known=known and not throttled,
             )
             bucket.learn(heard)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from bbdistill.client.call import Call, Fault, Kind, Reply
 from bbdistill.client.keys import Request, to_json
-from bbdistill.client.rows import CallRow
+from bbdistill.client.rows import AnswerRow, CallRow
 from bbdistill.client.secrets import redact, secrets_of
 from bbdistill.client.values import as_object
 
@@ -33,7 +33,7 @@ def row_of(call: Call, request: Request, key: str, outcome: Reply | Fault) -> Ca
         request=to_json(request),
         status=reply and reply.status,
         content_type=reply and reply.headers.get("content-type"),
-        headers=to_json(_kept(reply.headers) if reply else {}),
+        headers=to_json(kept(reply.headers) if reply else {}),
         reply=reply and _text(reply, secrets, is_fault=fault is not None),
         kind=kind or "fault",
         fault=fault and fault.reason,
@@ -49,7 +49,7 @@ def row_of(call: Call, request: Request, key: str, outcome: Reply | Fault) -> Ca
     )
 
 
-def outcome_of(row: CallRow) -> Reply:
+def outcome_of(row: AnswerRow | CallRow) -> Reply:
     """The recorded reply, at no cost. Raises the Fault that was recorded instead."""
     reply = None
     if row.status is not None:
@@ -85,7 +85,8 @@ def _text(reply: Reply, secrets: set[str], *, is_fault: bool) -> str:
     return text[:_KEPT_CHARS] if is_fault else text
 
 
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+def kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of a reply's headers, those that say nothing of whose account it is."""
     return {n: v for n, v in headers.items() if n in _KEPT_HEADERS or n.startswith(_KEPT_PREFIXES)}
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import threading
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from bbdistill.client import keys, nearest
-from bbdistill.client.call import Call, Fault, Handler, Mode, Reply
+from bbdistill.client.call import Call, Fault, Handler, Mode, Repeat, Reply
 from bbdistill.client.flights import Flights, to_the_end
 from bbdistill.client.keys import Request
 from bbdistill.client.records import as_cached, outcome_of, row_of
@@ -29,6 +31,9 @@ class Replay:
 
     `auto`: a recorded reply, else call and write. `record`: always call, always write; a failing store only warns.
     `replay`: what `source_run` (None: any run) was answered, faults as faults; else ReplayMiss. Nothing is written.
+    With `repeat="sequence"` the n-th identical request gets the n-th recorded reply.
+
+    `used` holds the numbers of the recorded calls it gave or wrote, `misses` what was never recorded.
     """
 
     def __init__(
@@ -40,34 +45,64 @@ class Replay:
         run: str | None = None,
         source_run: str | None = None,
         teacher: str | None = None,
+        repeat: Repeat = "same",
     ) -> None:
+        self.used: set[int] = set()
+        self.misses: list[ReplayMiss] = []
         self._inner, self._store, self._mode = inner, store, mode
         self._run, self._source_run, self._teacher = run, source_run, teacher
         self._flights = Flights[_Landed]()
         self._reclaimed: set[int] = set()
+        self._asked: Counter[str] | None = Counter() if repeat == "sequence" else None
+        self._counting = threading.Lock()
         self._warned = False
 
     async def __call__(self, call: Call, /) -> Reply:
-        request = keys.canonical(call, self._teacher)
-        key = keys.key(request)
         inner = self._inner
         if inner is None:
-            return await asyncio.to_thread(self._recorded, call, request, key)
+            return self.recorded(call)  # a look-up is shorter than a change of threads
+        request = keys.canonical(call, self._teacher)
+        key = keys.key(request)
+        nth = self._turn(key)
         # To record is to call every time; otherwise identical calls in flight are one.
-        name = object() if self._mode == "record" else key
-        landed, first = await self._flights.share(name, lambda: self._fly(inner, call, request, key))
+        name = object() if self._mode == "record" else (key, nth)
+        landed, first = await self._flights.share(name, lambda: self._fly(inner, call, request, key, nth))
         if first:
             return landed.reply
         if landed.call_id is not None:
             await asyncio.to_thread(self._store.use, self._run, landed.call_id)
         return as_cached(landed.reply)
 
+    async def drain(self) -> None:
+        await self._flights.drain()
+
+    def recorded(self, call: Call) -> Reply:
+        """The recorded reply; the network is not touched. ReplayMiss shows the nearest recorded request."""
+        request = keys.canonical(call, self._teacher)
+        key = keys.key(request)
+        nth = self._turn(key)
+        row = self._store.find_used(key, self._source_run, nth)
+        if row is None:
+            miss = ReplayMiss(self._miss(call, request, key, nth))
+            self.misses.append(miss)
+            raise miss
+        self.used.add(row.id)
+        return outcome_of(row)
+
     async def aclose(self) -> None:
         await self._flights.aclose(_GRACE_S)
 
-    async def _fly(self, inner: Handler, call: Call, request: Request, key: str) -> _Landed:
+    def _turn(self, key: str) -> int | None:
+        """How many times this client has asked the same before; None where that does not matter."""
+        if self._asked is None:
+            return None
+        with self._counting:
+            self._asked[key] += 1
+            return self._asked[key] - 1
+
+    async def _fly(self, inner: Handler, call: Call, request: Request, key: str, nth: int | None) -> _Landed:
         if self._mode == "auto":
-            found = await asyncio.to_thread(self._reuse, key)
+            found = await asyncio.to_thread(self._reuse, key, nth)
             if found is not None:
                 return found
         try:
@@ -80,10 +115,11 @@ class Replay:
             self._reclaimed.add(call_id)
         return _Landed(reply, call_id)
 
-    def _reuse(self, key: str) -> _Landed | None:
-        row = self._store.find(key, self._run)
+    def _reuse(self, key: str, nth: int | None) -> _Landed | None:
+        row = self._store.find(key, self._run, nth)
         if row is None:
             return None
+        self.used.add(row.id)
         reply = outcome_of(row)
         if row.id not in self._reclaimed and self._store.bought(self._run, row.id):
             # A resumed run comes by what it paid for itself: the same reply, at the same price, as when it was bought.
@@ -95,7 +131,7 @@ class Replay:
     async def _write(self, call: Call, request: Request, key: str, outcome: Reply | Fault) -> int | None:
         row = row_of(call, request, key, outcome)
         try:
-            return await asyncio.to_thread(self._store.put_call, row, run=self._run)
+            call_id = await asyncio.to_thread(self._store.put_call, row, run=self._run)
         except StoreError as failure:
             if self._mode != "record":
                 raise
@@ -103,19 +139,19 @@ class Replay:
                 self._warned = True
                 _log.warning("replies are passed on but no longer recorded: %s", failure)
             return None
+        self.used.add(call_id)
+        return call_id
 
-    def _recorded(self, call: Call, request: Request, key: str) -> Reply:
-        row = self._store.find_used(key, self._source_run)
-        if row is None:
-            raise ReplayMiss(self._miss(call, request, key))
-        return outcome_of(row)
-
-    def _miss(self, call: Call, request: Request, key: str) -> str:
+    def _miss(self, call: Call, request: Request, key: str, nth: int | None) -> str:
         names = {"purpose": call.tags.get("purpose"), "prompt": call.tags.get("prompt_id"), "sample": call.sample}
         about = ", ".join(f"{name} `{value}`" for name, value in names.items() if value)
         where = f"run `{self._source_run}` of `{self._store.path}`" if self._source_run else f"`{self._store.path}`"
-        said = f"{request['path']} ({about}) was not recorded" if about else f"{request['path']} was not recorded"
+        often = f" {nth + 1} times" if nth else ""
+        said = f"{request['path']} ({about})" if about else request["path"]
+        said = f"{said} was not recorded{often}"
         said = f"{said} in {where}, key {key[:12]}; record it with mode `auto`, or ask what was asked then."
+        if nth and self._store.find_used(key, self._source_run):
+            return f"{said} It was asked more often than its sequence has replies: {nth}."
         stored = self._store.nearest(request)
         if stored is None:
             return f"{said} Nothing at all is recorded there."

@@ -61,6 +61,23 @@ CALL_COLUMNS = tuple(column.name for column in fields(CallRow))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRow:
+    """Of a recorded call, what is needed to answer with it: look-ups read nothing else. Columns as in `CallRow`."""
+
+    id: int
+    status: int | None
+    content_type: str | None
+    headers: str
+    reply: str | None
+    kind: Literal["ok", "refusal", "length", "fault"]
+    fault: str | None
+    cost_usd: float | None
+
+
+ANSWER_COLUMNS = tuple(column.name for column in fields(AnswerRow))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
     """One run and how many calls it used."""
 

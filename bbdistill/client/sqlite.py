@@ -37,7 +37,10 @@ def in_words(path: Path) -> Generator[None]:
         code = getattr(fault, "sqlite_errorcode", 0) & 0xFF
         raise StoreError(f"the store `{path}` {_SENTENCES.get(code, 'failed')} ({fault})") from fault
     except OSError as fault:
-        raise StoreError(f"the store `{path}` cannot be opened: {fault.strerror or fault}") from fault
+        said = fault.strerror or fault
+        raise StoreError(
+            f"the store `{path}` cannot be opened for writing ({said}); replay it, or give a path you can write to"
+        ) from fault
 
 
 @contextmanager
@@ -113,7 +116,10 @@ def _check_schema(database: Database, path: Path) -> None:
     ours = {migration.name for migration in migrations.pending(Database(memory=True))}
     newer = {migration.name for migration in migrations.applied(database)} - ours
     if newer:
-        raise StoreError(f"the store `{path}` was written by a newer bbdistill ({', '.join(sorted(newer))}); upgrade")
+        raise StoreError(
+            f"the store `{path}` was written by a newer bbdistill: its schema is {max(newer)}, this one knows up to "
+            f"{max(ours)}; upgrade bbdistill, or give another path"
+        )
     # One that is only read may lack what later migrations add.
     if "m001_initial" in {migration.name for migration in migrations.pending(database)}:
         raise StoreError(f"the store `{path}` has no table of calls; record one first with mode `auto`")

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from typing import cast
 
 from bbdistill.client.call import Malformed
-from bbdistill.client.values import Json, as_object
+from bbdistill.client.values import Json, as_object, parse
 
 
 def assemble(endpoint: str, text: str) -> Json:
     """The whole reply. Malformed if the stream broke off: the SDKs take a cut stream for an answer."""
     events = list(_events(text))
-    failed = next((event for event in events if isinstance(event, dict) and event.get("error")), None)
+    failed = next((event for event in events if isinstance(event, dict) and _is_error(event)), None)
     if failed is not None:
-        raise Malformed(f"the stream ended in an error: {json.dumps(failed['error'])[:300]}", retryable=True)
+        said = json.dumps(failed.get("error") or failed, ensure_ascii=False)
+        raise Malformed(f"the stream ended in an error: {said[:300]}", retryable=True)
     match endpoint:
         case "chat/completions":
             whole = _chat(events)
@@ -24,6 +25,10 @@ def assemble(endpoint: str, text: str) -> Json:
     if whole is None:
         raise Malformed(f"the stream broke off after {len(events)} events", retryable=True)
     return whole
+
+
+def _is_error(event: Json) -> bool:
+    return bool(event.get("error")) or event.get("type") == "error"
 
 
 def _events(text: str) -> Iterator[Json | str]:
@@ -54,14 +59,29 @@ def _add(message: Json, delta: Json) -> None:
     for name in ("content", "refusal"):
         if isinstance(delta.get(name), str):
             message[name] = (message.get(name) or "") + delta[name]
-    if delta.get("tool_calls"):
-        message.setdefault("tool_calls", []).extend(delta["tool_calls"])
+    for part in cast(list[Json], delta.get("tool_calls") or []):
+        _add_tool_call(message.setdefault("tool_calls", []), part)
+    for name, text in as_object(delta.get("function_call")).items():
+        function = message.setdefault("function_call", {})
+        function[name] = function.get(name, "") + (text or "")
+
+
+def _add_tool_call(calls: list[Json], part: Json) -> None:
+    """The first part of a call names it, the others go on with its arguments."""
+    index = part.get("index", len(calls))
+    begun = next((call for call in calls if call["index"] == index), None)
+    if begun is None:
+        calls.append({**part, "index": index, "function": dict(as_object(part.get("function")))})
+        return
+    function, more = begun["function"], as_object(part.get("function"))
+    function["arguments"] = (function.get("arguments") or "") + (more.get("arguments") or "")
 
 
 def _messages(events: list[Json]) -> Json | None:
     if not events or events[-1].get("type") != "message_stop":
         return None
     whole: Json = {"content": []}
+    inputs: dict[int, str] = {}
     for event in events:
         match event.get("type"):
             case "message_start":
@@ -70,11 +90,16 @@ def _messages(events: list[Json]) -> Json | None:
                 whole["content"].append(dict(event["content_block"]))
             case "content_block_delta" if event["delta"].get("type") == "text_delta":
                 whole["content"][event["index"]]["text"] += event["delta"]["text"]
+            case "content_block_delta" if event["delta"].get("type") == "input_json_delta":
+                inputs[event["index"]] = inputs.get(event["index"], "") + event["delta"]["partial_json"]
             case "message_delta":
                 usage = as_object(whole.get("usage")) | as_object(event.get("usage"))
                 whole |= event["delta"] | {"usage": usage}
             case _:
                 pass
+    for index, text in inputs.items():
+        # Cut off by the output limit it is no JSON; the stop reason says so too.
+        whole["content"][index]["input"] = parse(text or "{}")
     return whole if whole.get("stop_reason") else None
 
 

@@ -1,6 +1,7 @@
 """The record: one SQLite file with every paid reply, what each run used, its plans and its rollouts.
 
-Safe from any thread and beside other processes. Calls are only ever added. `sqlite-utils` and Datasette open it too.
+Safe from any thread and beside other processes (two that ask the same at the same moment both buy it, and both replies
+are kept). Calls are only ever added. `sqlite-utils` and Datasette open it too.
 """
 
 import json
@@ -18,11 +19,11 @@ from sqlite_utils import Database
 from bbdistill.client import audit, nearest
 from bbdistill.client.keys import Request, to_json
 from bbdistill.client.retry import Attempt
-from bbdistill.client.rows import CALL_COLUMNS, CallRow, RolloutRow, RunRow, SpendRow
+from bbdistill.client.rows import ANSWER_COLUMNS, CALL_COLUMNS, AnswerRow, CallRow, RolloutRow, RunRow, SpendRow
 from bbdistill.client.sqlite import in_words, open_database, writing
 from bbdistill.types import Rollout
 
-__all__ = ["CallRow", "RolloutRow", "RunRow", "SpendRow", "Store"]
+__all__ = ["AnswerRow", "CallRow", "RolloutRow", "RunRow", "SpendRow", "Store"]
 
 _GIVEN = ("id", "version", "created_at")
 _WRITTEN = tuple(name for name in CALL_COLUMNS if name not in _GIVEN)
@@ -30,6 +31,7 @@ _PUT_CALL = f"""INSERT INTO calls ({", ".join(_WRITTEN)}, created_at, version)
     SELECT {", ".join(":" + name for name in _WRITTEN)}, :created_at, coalesce(max(version), 0) + 1
     FROM calls WHERE key = :key"""
 _CALLS = "SELECT " + ", ".join(f"calls.{name}" for name in CALL_COLUMNS) + " FROM calls "
+_ANSWERS = f"SELECT {', '.join(ANSWER_COLUMNS)} FROM calls "
 _USED = "EXISTS (SELECT 1 FROM run_calls WHERE run = :run AND call_id = calls.id) "
 
 
@@ -67,15 +69,27 @@ class Store:
         query = "SELECT 1 FROM run_calls WHERE run = :run AND call_id = :call_id AND NOT cached"
         return bool(self._rows(query, run=run, call_id=call_id))
 
-    def find(self, key: str, run: str | None) -> CallRow | None:
-        """What may answer a call of `run`: any reply this run already used, else the newest good one of any run."""
-        mine = self._call(f"WHERE key = :key AND kind != 'fault' AND {_USED} ORDER BY id DESC", key=key, run=run)
-        return mine or self._call("WHERE key = :key AND kind = 'ok' ORDER BY id DESC", key=key)
+    def find(self, key: str, run: str | None, nth: int | None = None) -> AnswerRow | None:
+        """What may answer a call of `run`: any reply this run already used, else the newest good one of any run.
 
-    def find_used(self, key: str, run: str | None) -> CallRow | None:
-        """What `run` was answered, faults included where nothing better came; of any run if `run` is None."""
-        scope = f"AND {_USED}" if run is not None else ""
-        return self._call(f"WHERE key = :key {scope} ORDER BY kind = 'fault', id DESC", key=key, run=run)
+        With `nth` it is the reply at this place, from 0, in the order of recording.
+        """
+        order = "ORDER BY version DESC" if nth is None else "ORDER BY version"
+        mine = f"WHERE key = :key AND kind != 'fault' AND {_USED} {order}"
+        anyones = f"WHERE key = :key AND kind = 'ok' {order}"
+        return self._answer(mine, key=key, run=run, skip=nth or 0) or self._answer(anyones, key=key, skip=nth or 0)
+
+    def find_used(self, key: str, run: str | None, nth: int | None = None) -> AnswerRow | None:
+        """What `run` was answered, faults included where nothing better came; of any run if `run` is None.
+
+        The newest, or with `nth` the one at this place, from 0, in the order of recording.
+        """
+        scope = f"WHERE key = :key AND {_USED}" if run is not None else "WHERE key = :key"
+        order = "ORDER BY version DESC" if nth is None else "ORDER BY version"
+        found = self._answer(f"{scope} AND kind != 'fault' {order}", key=key, run=run, skip=nth or 0)
+        if found is not None or (nth and self._answer(f"{scope} AND kind != 'fault'", key=key, run=run)):
+            return found
+        return self._answer(f"{scope} {order}", key=key, run=run, skip=nth or 0)
 
     def calls(self, run: str | None = None) -> list[CallRow]:
         """Every call in the order of recording, or those that `run` used."""
@@ -228,9 +242,9 @@ class Store:
     def _add_attempt(self, database: Database, key: str, run: str | None, attempt: Attempt) -> None:
         _insert(database, "attempts", {"key": key, "run": run, "created_at": _now()} | asdict(attempt))
 
-    def _call(self, where: str, **values: Any) -> CallRow | None:
-        rows = self._rows(f"{_CALLS} {where} LIMIT 1", **values)
-        return _call_row(rows[0]) if rows else None
+    def _answer(self, where: str, skip: int = 0, **values: Any) -> AnswerRow | None:
+        rows = self._rows(f"{_ANSWERS} {where} LIMIT 1 OFFSET :skip", skip=skip, **values)
+        return AnswerRow(**dict(zip(ANSWER_COLUMNS, rows[0], strict=True))) if rows else None
 
     def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
         with self._lock, in_words(self.path):

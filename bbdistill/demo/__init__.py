@@ -1,5 +1,6 @@
 """`bbdistill demo`: the main job on a built-in task, from a recorded teacher. `task.toml` here is the task's config."""
 
+import threading
 from pathlib import Path
 
 from bbdistill.config import RunConfig, load_config
@@ -19,21 +20,29 @@ def demo_config(*, live: tuple[str, str] | None = None, store: Path | None = Non
     if live is not None:
         base_url, model = live
         # Another teacher than the recorded one must not be taken for it.
-        overrides = [f'teacher.base_url="{base_url}"', f'teacher.model="{model}"', f'teacher.id="{model}@{base_url}"']
+        overrides = [
+            f'teacher.base_url="{base_url}"',
+            f'teacher.model="{model}"',
+            f'teacher.id="{model}@{base_url}"',
+            'teacher.terms=""',
+        ]
     config = load_config(HERE / "task.toml", overrides)
     if store is None:
         return config
     return config.model_copy(update={"teacher": config.teacher.model_copy(update={"cache": store})})
 
 
-def run_demo(*, out: Path, live: tuple[str, str] | None, on_event: OnEvent) -> RunResult:
+def run_demo(
+    *, out: Path, live: tuple[str, str] | None, on_event: OnEvent, stop: threading.Event | None = None
+) -> RunResult:
     """Replays the shipped recording, or asks a live teacher into a fresh store in the run's directory."""
     if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
         raise RunError(f"`{out}` holds something that is not a run; give the demo another --out")
     if live is None:
         recording = shipped("cache") / RECORDING
-        return run(demo_config(), out=out, overwrite=True, replay=str(recording), on_event=on_event)
+        return run(demo_config(), out=out, overwrite=True, replay=str(recording), on_event=on_event, stop=stop)
     directory = RunDir.create(out, overwrite=True)
     store = directory.path.with_name(f"{directory.path.name}.db")
     store.unlink(missing_ok=True)
-    return run(demo_config(live=live, store=store.resolve()), out=out, overwrite=True, on_event=on_event)
+    config = demo_config(live=live, store=store.resolve())
+    return run(config, out=out, overwrite=True, on_event=on_event, stop=stop)

@@ -15,10 +15,20 @@ TENSORS, FACTS = "tensors.pt", "facts.json"
 
 
 def save(directory: Path, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes `directory`, replacing what stood there. `tensors` nests containers, numbers, strings and tensors."""
-    with whole_directory(directory) as new:
-        torch.save(dict(tensors), new / TENSORS)
-        (new / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Writes `directory`, replacing what stood there. `tensors` nests containers, numbers, strings and tensors.
+
+    RunError where it cannot be written; what stood there is then still whole.
+    """
+    written = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    try:
+        with whole_directory(directory) as new:
+            torch.save(dict(tensors), new / TENSORS)
+            (new / FACTS).write_text(written, encoding="utf-8")
+    except (OSError, RuntimeError) as fault:
+        raise RunError(
+            f"checkpoint `{directory}` cannot be written ({str(fault).splitlines()[0]}); free some space, and go on "
+            "with --resume"
+        ) from fault
 
 
 def load(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from bbdistill.teacher.judge import check_winner
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Correction, Demonstration, Judgement, Preference, Prompt, Rollout, Verdict
 
@@ -36,11 +37,11 @@ class Feedback:
         return tuple(correction for correction in self.corrections if correction.accepted_by)
 
 
-async def ask(teacher: Teacher, questions: Questions, verify: Verify) -> Feedback:
+async def ask(teacher: Teacher, judge: Teacher, questions: Questions, verify: Verify) -> Feedback:
     """Everything in flight together; the client's gate decides how much of it at once."""
+    mends = (_correct(teacher, judge, rollout, verdict, verify) for rollout, verdict in questions.corrections)
     judgements, corrections = await asyncio.gather(
-        asyncio.gather(*(teacher.compare(a.prompt, a.completion, b.completion) for a, b in questions.pairs)),
-        asyncio.gather(*(_correct(teacher, rollout, verdict, verify) for rollout, verdict in questions.corrections)),
+        asyncio.gather(*(_compare(judge, a, b, verify) for a, b in questions.pairs)), asyncio.gather(*mends)
     )
     return Feedback(judgements=tuple(judgements), corrections=tuple(c for c in corrections if c is not None))
 
@@ -52,7 +53,15 @@ async def demonstrations(
     return list(await asyncio.gather(*(teacher.demonstrate(prompt, purpose=purpose) for prompt in prompts)))
 
 
-async def _correct(teacher: Teacher, rollout: Rollout, verdict: Verdict | Abstain, verify: Verify) -> Correction | None:
+async def _compare(judge: Teacher, a: Rollout, b: Rollout, verify: Verify) -> Judgement:
+    judgement = await judge.compare(a.prompt, a.completion, b.completion)
+    check_winner(judge, judgement, a.completion, (verify(a.prompt, a.completion), verify(b.prompt, b.completion)))
+    return judgement
+
+
+async def _correct(
+    teacher: Teacher, judge: Teacher, rollout: Rollout, verdict: Verdict | Abstain, verify: Verify
+) -> Correction | None:
     """One correction and whether it may be imitated.
 
     The verifier decides where it can: the correction passes and the rollout did not. Where it cannot tell them apart
@@ -65,11 +74,13 @@ async def _correct(teacher: Teacher, rollout: Rollout, verdict: Verdict | Abstai
     correction = Correction(rollout=rollout, text=fix.text, reason=feedback or fix.reason, accepted_by=None)
     if fix.text == rollout.completion:
         return correction
-    match verdict, verify(rollout.prompt, fix.text):
+    mended = verify(rollout.prompt, fix.text)
+    match verdict, mended:
         case Verdict(passed=False), Verdict(passed=True):
             return replace(correction, accepted_by="verifier")
         case (Verdict(passed=True), Verdict(passed=True)) | (Abstain(), Abstain()):
-            judgement = await teacher.compare(rollout.prompt, fix.text, rollout.completion, purpose="corrections")
+            judgement = await judge.compare(rollout.prompt, fix.text, rollout.completion, purpose="corrections")
+            check_winner(judge, judgement, fix.text, (mended, verdict))
             preferred = isinstance(judgement, Preference) and judgement.chosen == fix.text
             return replace(correction, accepted_by="preference") if preferred else correction
         case _:

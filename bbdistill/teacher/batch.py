@@ -42,7 +42,7 @@ async def fetch(
 class _Lane:
     def __init__(self, teacher: Teacher, *, tell: OnEvent, pace: Pace) -> None:
         connection = teacher.connection
-        store, run, budget = connection.store, connection.run, connection.stack.budget
+        store, run, budget = connection.store, connection.run, connection.stacks[0].budget
         assert store is not None, "the batch lane needs a store"
         assert run is not None, "the batch lane needs a run"
         assert budget is not None, "the batch lane needs a live connection"

@@ -68,14 +68,16 @@ class Courier:
         pace: Pace,
     ) -> None:
         self._config, self._api, self._store, self._budget = config, api, store, budget
+        self._purse = budget.purse
         self._run, self._tell, self._pace = run, tell, pace
         self._reached = False
 
     async def send(self, group: Sequence[Asked]) -> None:
         """A new batch of calls for one purpose. BudgetExceeded where its worst case does not fit."""
         purpose = group[0].item.tags["purpose"]
-        worst = self._budget.worst_case((each.call for each in group), purpose, TERMS)
-        await self._budget.reserve(worst, purpose)
+        capped = self._purse.caps(purpose)
+        worst = sum(self._budget.worst_case(each.call, TERMS) for each in group) if capped else 0.0
+        await self._purse.reserve(worst, purpose)
         name = f"bbd-{secrets.token_hex(8)}"
         requests = [
             BatchRequest(custom_id=f"{name}-{number}", body=json.loads(each.call.body))
@@ -98,7 +100,7 @@ class Courier:
 
     async def take_up(self, batch: Batch, like: Call) -> None:
         """A batch that this run or another one submitted before. `like` is any call as it would be made now."""
-        self._budget.hold(batch.reserved_usd, batch.purpose)
+        self._purse.hold(batch.reserved_usd, batch.purpose)
         await self._bring_home(batch, like)
 
     async def _submit(self, batch: Batch, staged: Any) -> None:
@@ -140,7 +142,7 @@ class Courier:
         outcomes = await asyncio.to_thread(self._read, batch, like, replies)
         if not await asyncio.to_thread(self._store.collect, batch.id, outcomes, self._run):
             outcomes = []  # another process was quicker, and has paid
-        self._budget.settle(batch.reserved_usd, sum(outcome.usd for outcome in outcomes), batch.purpose)
+        self._purse.settle(batch.reserved_usd, sum(outcome.usd for outcome in outcomes), batch.purpose)
         if outcomes:
             answered = sum(outcome.state == "answered" for outcome in outcomes)
             self._note(f"batch {batch.id}: {answered} of {batch.size} requests answered")
@@ -198,7 +200,7 @@ class Courier:
 
     def _give_up(self, batch: Batch, state: Literal["refused", "lost"]) -> None:
         self._store.give_up(batch.id, state)
-        self._budget.settle(batch.reserved_usd, 0.0, batch.purpose)
+        self._purse.settle(batch.reserved_usd, 0.0, batch.purpose)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Asks until there is an answer: nothing below tries again what is not recorded."""

@@ -14,10 +14,10 @@ _StatusError = (openai.APIStatusError, anthropic.APIStatusError)
 _LOST = (openai.APIConnectionError, anthropic.APIConnectionError, httpx2.TransportError, TimeoutError)
 _ABOUT_THE_REQUEST = {400, 413, 422}
 _HINTS = {
-    401: "the key is wrong or missing; check `teacher.api_key_env`",
+    401: "the key is wrong or missing; check `api_key_env`",
     402: "the account has no credit left",
     403: "this key may not use this model",
-    404: "there is no such model or address; check `teacher.model` and `teacher.base_url`",
+    404: "there is no such model or address; check `model` and `base_url`",
     429: "the account's quota or rate limit is used up; go on later with --resume",
 }
 

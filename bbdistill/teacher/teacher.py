@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from bbdistill.client.gate import LimitHistory
-from bbdistill.config import CacheMode, TeacherConfig
+from bbdistill.config import CacheMode, TeacherConfig, teacher_config
 from bbdistill.errors import TeacherError
 from bbdistill.teacher import parse
 from bbdistill.teacher.base import JsonSchema, Provider, RawReply, SchemaForm
@@ -46,7 +46,7 @@ class Teacher:
         templates: Path | None = None,
         **settings: Any,
     ) -> None:
-        self.config = TeacherConfig(model=model, cache=Path(cache), **settings)
+        self.config = teacher_config(model=model, cache=Path(cache), **settings)
         self._mode: CacheMode = mode
         self._replay = replay
         self._connection: Connection | None = None
@@ -83,12 +83,25 @@ class Teacher:
     @property
     def limits(self) -> Sequence[LimitHistory]:
         """How many calls at once the gate allowed, and why: one history for each address and model asked."""
-        return () if self._connection is None else self._connection.stack.limits
+        return () if self._connection is None else self._connection.limits
 
     @property
     def limit(self) -> int | None:
         """Calls at once that the gate allows now; None before the first went out."""
         return self.limits[-1].changes[-1].limit if self.limits else None
+
+    async def drain(self) -> None:
+        """Gives up what waits to be sent, and waits until all that is on the wire is stored."""
+        if self._connection is not None:
+            await self._connection.drain()
+
+    @property
+    def spent_usd(self) -> float | None:
+        """Dollars paid so far, by the record where one is written; None = not every price is known."""
+        connection = self._connection
+        if connection is None or connection.store is None or connection.run is None:
+            return self.ledger.summary()["cost_usd"]
+        return connection.spent_usd
 
     async def demonstrate(self, prompt: Input, *, purpose: str = "demonstrations") -> Demonstration | Abstain:
         """The teacher's own answer."""
@@ -113,7 +126,7 @@ class Teacher:
             return first
         if isinstance(second, Abstain):
             return second
-        self.ledger.compared(flipped=first != second)
+        self.ledger.compared(self.config.model, flipped=first != second)
         if first != second:
             return Tie(prompt=prompt, flipped=True)
         rejected = b if first == a else a
@@ -164,13 +177,13 @@ class Teacher:
             "x-bbdistill-template": template.label,
         }
         try:
-            with self.ledger.asking(purpose):
+            with self.ledger.asking(self.config.model, purpose):
                 raw = await self._send(messages, schema, headers)
         except Exception as fault:
             # The SDKs wrap everything below them; what is not about this one request is raised from here.
             return self._abstain(purpose, outcome_of(fault, self.config))
         reply = read_reply(raw, self.config)
-        self.ledger.answered(purpose, reply)
+        self.ledger.answered(self.config.model, purpose, reply)
         if reply.stop == "stop":
             return reply
         return self._abstain(purpose, "refusal" if reply.stop == "refusal" else "cut at the output limit")
@@ -211,7 +224,7 @@ class Teacher:
         return self._connection
 
     def _abstain(self, purpose: str, reason: str) -> Abstain:
-        self.ledger.abstained(purpose, reason)
+        self.ledger.abstained(self.config.model, purpose, reason)
         return Abstain(reason=reason)
 
 

@@ -106,17 +106,24 @@ def test_two_replays_equal_the_run_without_a_server(recorded: tuple[Path, Path],
     assert store.read_bytes() == before
 
 
-def test_a_changed_prompt_misses_and_shows_the_difference(recorded: tuple[Path, Path], tmp_path: Path):
-    config, _ = recorded
+@pytest.mark.parametrize("changed", ["every prompt", "one prompt"])
+def test_a_changed_prompt_misses_and_shows_the_difference(changed: str, recorded: tuple[Path, Path], tmp_path: Path):
+    config, run = recorded
     for file in config.parent.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    lines = (tmp_path / "train.jsonl").read_text()
-    (tmp_path / "train.jsonl").write_text(lines.replace('"Answer in JSON."', '"Answer in XML."'))
+    demonstrated = json.loads((run / "demonstrations.jsonl").read_text().splitlines()[0])["prompt"]
+    wanted = "Answer" if changed == "every prompt" else f'"{demonstrated[-1]["content"]}"'
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    lines = [line.replace("in JSON.", "in XML.") if wanted in line else line for line in lines]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
     store = config.parent / "cache" / "teacher.db"
     with pytest.raises(bbdistill.ReplayMiss) as miss:
         bbdistill.run(tmp_path / "task.toml", out=tmp_path / "run", replay=str(store))
     assert miss.value.exit_code == 4
+    assert "The nearest recorded request differs so" in str(miss.value)
+    differing = [line.split(": ")[1] for line in str(miss.value).splitlines() if line[0] in "+-" and "Answer" in line]
+    assert differing == ['"Answer in JSON.",', '"Answer in XML.",']
 
 
 def test_three_steps_and_a_resume_are_the_whole_run(tiny_student: Path, tmp_path: Path):
@@ -237,6 +244,34 @@ def test_completions_that_came_with_the_data_are_not_bought(tiny_student: Path, 
         result = bbdistill.run(config, out=tmp_path / "run", overrides=('recipe="sft"',))
     assert "demonstrations" not in {k for k, v in result.report["teacher"]["by_purpose"].items() if v["calls"]}
     assert result.report["data"]["demonstrations"] > 0
+
+
+def test_a_judge_of_its_own_and_the_terms_of_both_are_in_the_report(tiny_student: Path, tmp_path: Path):
+    notes: list[str] = []
+    with rule_teacher() as teacher, rule_teacher() as judge:
+        config = write_task(tmp_path, teacher, tiny_student)
+        text = config.read_text().replace('id = "rules"', 'id = "rules"\nterms = "mine: all | of it"')
+        config.write_text(f'{text}\n[judge]\nmodel = "openai:judge"\nbase_url = "{judge.base_url}"\n')
+        result = bbdistill.run(config, out=tmp_path / "run", on_event=lambda event: notes.append(str(event)))
+        asked = {name: sum(server.asked.values()) for name, server in (("rules", teacher), ("judge", judge))}
+        replayed = bbdistill.run(config, out=tmp_path / "replay", replay=str(tmp_path / "cache" / "teacher.db"))
+    table = result.report["teacher"]
+    assert {model: row["calls"] for model, row in table["by_model"].items()} == {
+        "openai:rules": asked["rules"],
+        "openai:judge": asked["judge"],
+    }
+    assert asked["judge"] == table["by_purpose"]["preferences"]["calls"] > 0
+    assert table["by_model"]["openai:judge"]["comparisons"] == table["comparisons"] == asked["judge"] // 2
+    assert table["by_model"]["openai:rules"]["comparisons"] == 0
+    assert (table["terms"], table["by_model"]["openai:judge"]["terms"]) == ("mine: all | of it", "not stated")
+    page, card = (tmp_path / "run" / "report.md").read_text(), (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "taught by openai:rules, judged by openai:judge" in page
+    assert page.count("mine: all \\| of it") == 1
+    assert "- `openai:judge`: not stated" in card
+    assert "- `openai:rules`: mine: all" in card
+    assert not any("notice" in note for note in notes)  # both servers are the user's own
+    assert metrics_of(tmp_path / "replay") == metrics_of(tmp_path / "run")
+    assert replayed.report["teacher"]["by_model"]["openai:judge"]["cached"] == asked["judge"]
 
 
 def test_no_key_is_written_anywhere(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,9 +11,9 @@ import bbdistill
 
 PACKAGE = Path(bbdistill.__file__).parent
 
-BOTTOM = {"types", "config", "errors", "templates", "data", "rundir", "metrics"}
+BOTTOM = {"types", "config", "errors", "keylike", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
-API_VERBS = {"collect", "doctor", "dryrun", "estimate", "starter", "task"}
+API_VERBS = {"collect", "doctor", "dryrun", "estimate", "starter"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},
-    "cli": {"errors", "config", "console", "report", "recording", "runner", "demo", *API_VERBS},
+    "interrupt": set(),
+    "cli": {"errors", "config", "console", "interrupt", "report", "recording", "runner", "demo", *API_VERBS},
 }
 TORCH_ROOMS = {"student", "losses", *CORE}
 TORCH = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf", "tokenizers"}
@@ -106,6 +107,7 @@ def test_the_import_loads_no_torch_and_no_sdk():
 def test_the_api_side_loads_no_torch():
     code = (
         "import sys, bbdistill, bbdistill.cli, bbdistill.collect, bbdistill.doctor, bbdistill.dryrun;"
-        "bbdistill.Teacher; bbdistill.run; bbdistill.http_client; print('torch' in sys.modules)"
+        "import bbdistill.estimate; bbdistill.Teacher; bbdistill.run; bbdistill.http_client;"
+        "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -43,6 +43,14 @@ def test_init_writes_a_config_that_loads_and_fits_the_data(tmp_path: Path, promp
     assert "not overwritten" in again.stderr
 
 
+def test_init_writes_no_secret(tmp_path: Path, prompts: Path):
+    done = cli("init", prompts, "--base-url", "https://me:pass-word-1@host/v1", folder=tmp_path)
+    assert done.returncode == 2
+    assert "without user, password or key" in done.stderr
+    assert "pass-word-1" not in done.stderr
+    assert not (tmp_path / "task.toml").exists()
+
+
 def test_one_error_is_one_sentence_and_its_exit_code(tmp_path: Path):
     done = cli("run", "none.toml", folder=tmp_path)
     assert done.returncode == 2

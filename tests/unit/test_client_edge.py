@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -225,6 +226,21 @@ def test_a_resumed_run_counts_what_it_spent_before(path: Path) -> None:
         with pytest.raises(BudgetExceeded, match=r"0\.0200 is spent"):
             ask("openai", server.url, path, "c", **settings)
         ask("openai", server.url, path, "c", **settings | {"run": "another"})
+
+
+def test_a_resumed_run_counts_attempts_that_nobody_knows_the_cost_of(path: Path) -> None:
+    settings: dict[str, Any] = {"prices": (0.0, 1000.0), "max_usd": 0.105, "run": "r"}
+    with ScriptedServer(Answer(how="cut")) as server:  # worth 0.05 at worst; then a call for 0.01
+        ask("openai", server.url, path, "a", headers={"x-bbdistill-purpose": "preferences"}, **settings)
+        with pytest.raises(BudgetExceeded, match=r"0\.0600 is spent"):
+            ask("openai", server.url, path, "b", **settings)
+        more = settings | {"max_usd": None, "max_usd_by": {"preferences": 0.1}}
+        with pytest.raises(BudgetExceeded, match=r"max_usd_by\.preferences.*0\.0600 is spent"):
+            ask("openai", server.url, path, "b", headers={"x-bbdistill-purpose": "preferences"}, **more)
+        ask("openai", server.url, path, "b", **settings | {"max_usd": 0.11})
+    with sqlite3.connect(path) as file:
+        kept = file.execute("SELECT number, purpose, cost_usd, fault IS NULL FROM attempts").fetchall()
+    assert kept == [(1, "preferences", 0.05, 0), (2, "preferences", None, 1), (1, None, None, 1)]
 
 
 def test_ten_identical_calls_are_one_request_and_the_gate_holds(path: Path) -> None:

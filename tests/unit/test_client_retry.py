@@ -1,10 +1,12 @@
 """What is tried again, how late, and when it ends."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from email.utils import formatdate
 
+import fake_time
 import pytest
 
 from bbdistill.client.call import Call, Fault, Reply
@@ -29,7 +31,7 @@ class Script:
         self.outcomes, self.times = list(outcomes), list[float]()
 
     async def __call__(self, call: Call, /) -> Reply:
-        self.times.append(time.monotonic())
+        self.times.append(asyncio.get_running_loop().time())
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if isinstance(outcome, Fault):
             raise outcome
@@ -57,6 +59,14 @@ def test_final(status: int) -> None:
 def test_no_money_is_final(body: bytes) -> None:
     assert not fault_of(429, body).retryable
     assert not fault_of(429, body, x_should_retry="true").retryable
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(500, "context_length_exceeded"), (429, "billing_not_active"), (500, "exceed_context_size_error")],
+)
+def test_what_no_wait_mends_is_final_whatever_its_status(status: int, code: str) -> None:
+    assert not fault_of(status, f'{{"error": {{"code": "{code}"}}}}'.encode()).retryable
 
 
 def test_a_wish_cannot_make_a_final_error_retryable() -> None:
@@ -130,6 +140,19 @@ def test_backs_off_by_itself_and_stops_after_the_last_attempt() -> None:
     first, second = script.times[1] - script.times[0], script.times[2] - script.times[1]
     assert first >= 0.25
     assert second >= 0.25
+
+
+def test_every_wait_is_longer_than_the_one_before() -> None:
+    script = Script(Fault("busy", retryable=True))
+
+    async def run() -> None:
+        with pytest.raises(Fault):
+            await Retry(script, attempts=8, deadline_s=1800)(CALL)
+
+    fake_time.run(run())
+    waits = [after - before for before, after in itertools.pairwise(script.times)]
+    assert all(0.5 * 2**n <= wait <= 0.75 * 2**n + 0.001 for n, wait in enumerate(waits))
+    assert len(waits) == 7
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,32 @@ def test_facts_and_attempts(store: Store) -> None:
         assert other.execute("SELECT number, status, retry_after_s FROM attempts").fetchall() == [(2, 429, 3.0)]
 
 
+def test_attempts_of_unknown_outcome_count_as_spent(store: Store) -> None:
+    def attempt(purpose: str | None, usd: float | None) -> Attempt:
+        return Attempt(
+            number=1, status=None, fault="lost", latency_s=1, retry_after_s=None, purpose=purpose, cost_usd=usd
+        )
+
+    store.put_call(row(cost_usd=0.25, purpose="preferences"), run="r")
+    for purpose, usd in (("preferences", 0.5), ("preferences", None), ("corrections", 0.125), (None, 1.0)):
+        store.attempt("k", "r", attempt(purpose, usd))
+    store.attempt("k", "another", attempt("preferences", 64.0))
+    assert store.spent("r") == {"preferences": 0.75, "corrections": 0.125, "": 1.0}
+    assert store.spent("nobody") == {}
+
+
+def test_a_store_of_an_older_version_can_be_read_and_is_brought_up_to_date_when_written(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "cache" / "demo.db"
+    copy = tmp_path / "old.db"
+    copy.write_bytes(shipped.read_bytes())
+    old = Store(copy, read_only=True)
+    run = old.newest_run()
+    assert run is not None
+    assert len(old.calls(run)) > 100
+    assert copy.read_bytes() == shipped.read_bytes()
+    assert Store(copy).spent(run).keys() == {row.purpose for row in old.spend(run)}
+
+
 def test_views_can_be_read_by_anyone(store: Store) -> None:
     verdict = json.dumps({"choices": [{"message": {"content": '{"winner": "A"}'}, "finish_reason": "stop"}]})
     store.put_call(row(purpose="preferences", template="compare@1", reply=verdict), run="r")
@@ -252,7 +278,8 @@ from bbdistill.client.store import Store
 from bbdistill.errors import StoreError
 store = Store(sys.argv[1])
 store.put_call(row(), run="r")
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+room = Path(sys.argv[1] + "-wal").stat().st_size + 100_000
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
     for number in range(100):
         store.put_call(row("x" * 20_000), run="r")
@@ -289,7 +316,7 @@ def test_a_store_of_a_newer_version_is_left_alone(store: Store) -> None:
         other.execute("INSERT INTO _sqlite_migrations VALUES (99, 'bbdistill', 'm099_later', 'now')")
     store.close()
     for read_only in (True, False):
-        with pytest.raises(StoreError, match=r"newer bbdistill \(m099_later\)"):
+        with pytest.raises(StoreError, match=r"newer bbdistill: its schema is m099_later, this one knows up to m\d+"):
             Store(store.path, read_only=read_only)
 
 

@@ -1,9 +1,16 @@
+import random
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from bbdistill.config import dump_config, load_config, parse_config
+from bbdistill.config import TeacherConfig, dump_config, load_config, parse_config
 from bbdistill.errors import ConfigError
+from bbdistill.keylike import looks_like_key
+from bbdistill.teacher.credentials import key_of
+from bbdistill.teacher.teacher import Teacher
+from bbdistill.teacher.terms import notice, terms_of
 
 SMALL = """
 recipe = "gad"
@@ -88,3 +95,120 @@ def test_a_missing_file_names_init(tmp_path: Path):
         load_config(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="directory"):
         load_config(tmp_path)
+
+
+OPAQUE = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=40))
+KEYS = [
+    "sk-proj-0123456789abcdefABCDEF",
+    "sk-ant-api03-0123456789abcdefABCDEF",
+    "AKIA0123456789ABCDEF",
+    "Bearer 0123456789abcdef",
+    "hf_0123456789abcdefABCDEF",
+    "gsk_0123456789abcdefABCDEF",
+    OPAQUE,
+    "0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_in_a_config_is_refused_and_not_repeated(config_file: Path, key: str):
+    inside = [
+        ("teacher", "id"),
+        ("teacher", "terms"),
+        ("teacher", "api_key_env"),
+        ("student", "model"),
+        ("judge", "id"),
+    ]
+    for table, name in inside:
+        with pytest.raises(ConfigError) as caught:
+            load_config(config_file, [f"{table}.{name}={key}"])
+        assert key not in str(caught.value)
+        written = tomllib.loads(SMALL)
+        written.setdefault(table, {})[name] = f"text around {key}"
+        with pytest.raises(ConfigError, match=rf"`x`: the value of `{table}\.{name}` looks like a key") as caught:
+            parse_config(written, where="x", base=Path("/"))
+        assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B-AWQ-Instruct-2025-01-20",
+        "/home/me/.cache/huggingface/hub/models--x--y/snapshots/7e27bd9f95328f0f3b08261d1252705110c806f8",
+        "runs/task-demonstrations-of-the-second-week-2026",
+        "I have permission: the model is Apache-2.0, and its owner said so on 2026-11-02 (mail no. 4711).",
+        "op read op://private/openai/credential",
+        "/tmp/pytest-of-root/pytest-0/test_a_key_in_a_config_is_refused_and_not_repeated0/x.jsonl",
+    ],
+)
+def test_what_a_config_usually_holds_is_no_key(text: str):
+    assert not looks_like_key(text)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:pass-word-1@host/v1",
+        "https://token@host/v1",
+        "https://host/v1?key=abc",
+        "https://host/v1?a=1&api-key=x",
+    ],
+)
+def test_an_address_with_credentials_is_refused_and_not_repeated(config_file: Path, address: str):
+    for table in ("teacher", "judge"):
+        with pytest.raises(ConfigError, match=rf"`{table}\.base_url`: expected an address without") as caught:
+            load_config(config_file, ['judge.model="openai:j"', f'{table}.base_url="{address}"'])
+        assert address not in str(caught.value)
+    with pytest.raises(ConfigError, match="expected an address without") as caught:
+        Teacher("openai:m", base_url=address)
+    assert address not in str(caught.value)
+
+
+def test_a_wrong_teacher_in_code_is_a_config_error():
+    with pytest.raises(ConfigError, match="unknown key `max_token`; did you mean `max_tokens`"):
+        Teacher("openai:m", max_token=3)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (f"{sys.executable} -c 'print(\"the-key\")'", None),
+        (f"{sys.executable} -c 'print(\"the-key\"); exit(3)'", "exit code 3"),
+        (f"{sys.executable} -c 'print(\"the-key 2\")'", "printed 2 words"),
+        ("no-such-program the-key", "No such file"),
+        ("echo 'the-key", "not a command line"),
+        ("", "not a command line"),
+    ],
+)
+def test_a_key_comes_from_a_command(command: str, says: str | None):
+    config = TeacherConfig(model="openai:m", api_key_cmd=command)
+    if says is None:
+        assert key_of(config) == "the-key"
+        return
+    with pytest.raises(ConfigError, match=says) as caught:
+        key_of(config)
+    assert "the-key" not in str(caught.value)
+
+
+def test_a_key_has_one_source(config_file: Path):
+    with pytest.raises(ConfigError, match="not both"):
+        load_config(config_file, ["teacher.api_key_env=A", "teacher.api_key_cmd=b"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ([], ["openai:gpt-5.6", "teacher.terms"]),
+        (["teacher.terms='I may'"], []),
+        (["teacher.base_url='http://127.0.0.1:8000/v1'"], []),
+        (["teacher.base_url='https://api.openai.com/v1'"], ["teacher.terms"]),
+        (["teacher.terms='I may'", "judge.model='anthropic:c'"], ["anthropic:c", "judge.terms"]),
+    ],
+)
+def test_hosted_models_without_stated_terms_get_one_notice(config_file: Path, overrides: list[str], named: list[str]):
+    config = load_config(config_file, overrides)
+    said = notice(config)
+    assert bool(said) == bool(named)
+    assert all(name in (said or "") for name in named)
+    assert terms_of(config.teacher) == (config.teacher.terms or "not stated")

@@ -237,3 +237,11 @@ def test_split_depends_on_ids_and_seed_only():
     assert {p.id for p in train} | {p.id for p in validation} == {p.id for p in prompts}
     assert {p.id for p in split(prompts, validation=10, seed=2)[1]} != {p.id for p in validation}
     assert split(prompts, validation=0, seed=1) == (tuple(prompts), ())
+
+
+def test_one_prompt_more_moves_at_most_one_other():
+    prompts = [prompt(f"p{number}") for number in range(50)]
+    before = {p.id for p in split(prompts, validation=10, seed=1)[1]}
+    for extra in range(20):
+        after = {p.id for p in split([*prompts, prompt(f"new{extra}")], validation=10, seed=1)[1]}
+        assert len(before - after) <= 1

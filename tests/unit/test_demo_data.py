@@ -30,7 +30,13 @@ demo_data = load_script()
 
 
 def shipped_rows(split: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (SHIPPED / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The lines of a split in the order of writing; the validation e-mails were written with the train e-mails."""
+    files = ("train", "validation") if split == "train" else (split,)
+    return sorted((row for name in files for row in lines_of(name)), key=lambda row: row["id"])
+
+
+def lines_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (SHIPPED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def mail(row: dict[str, Any]) -> str:
@@ -78,6 +84,10 @@ def test_banks_are_rich_and_no_phrase_is_twice(split: str):
     )
     for category in demo_data.CATEGORIES:
         assert all("{product}" in body for body in bank.bodies[category])
+
+
+def test_a_tenth_of_the_train_mails_is_kept_for_validation():
+    assert (len(lines_of("train")), len(lines_of("validation"))) == (180, 20)
 
 
 @pytest.mark.parametrize(("split", "size", "labelled"), [("train", 200, 100), ("test", 120, 120)])

@@ -150,7 +150,15 @@ def render_page(*, saved_usd: float) -> str:
     data = ("train", "validation", "test", "demonstrations", "demonstrations_used", "test_seen_in_train")
     return render(
         {
-            "run": {"id": "r", "recipe": "sft", "replayed": None, "student": "s", "teacher": "t", "versions": {}},
+            "run": {
+                "id": "r",
+                "recipe": "sft",
+                "replayed": None,
+                "student": "s",
+                "teacher": "t",
+                "judge": "t",
+                "versions": {},
+            },
             "eval": dict.fromkeys(("base", "sft", "student", "teacher", "student_minus_sft"), rows),
             "teacher": teacher.ledger.summary(),
             "train": dict.fromkeys(counts, 1) | {"seconds": 1.0, "validation_score": 1.0},

@@ -1,0 +1,111 @@
+"""Ctrl-C, a second Ctrl-C and SIGTERM, in real processes against a real server."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rule_teacher import rule_teacher, write_task
+from slow_teacher import slow_teacher, write_collection
+
+import bbdistill
+
+
+def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bbdistill", *map(str, arguments)],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def stored(path: Path) -> int:
+    with bbdistill.open_recording(path) as recording:
+        assert recording.verify() == []
+        return len(recording.calls())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_drains_what_is_in_flight(number: signal.Signals, tmp_path: Path):
+    with slow_teacher(latency_s=(0.8, 0.8)) as teacher:
+        config = write_collection(tmp_path, teacher, prompts=40, more="concurrency = 4\n")
+        running = start("collect", config, folder=tmp_path)
+        teacher.wait_for(8)
+        time.sleep(0.2)  # the second four are half way
+        assert teacher.in_flight == 4
+        running.send_signal(number)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == 130
+        # Nothing new was sent, and every answer that was on its way is on disk.
+        assert len(teacher.asked) == 8
+        assert teacher.in_flight == 0
+        assert stored(tmp_path / "calls.db") == 8
+    assert "spent so far: $0.1200;" in said
+    assert "go on with: the same command" in said
+    assert "Traceback" not in said
+    assert "error" not in said
+
+
+def test_going_on_asks_only_for_the_rest(tmp_path: Path):
+    with slow_teacher(latency_s=(0.3, 0.3)) as teacher:
+        config = write_collection(tmp_path, teacher, prompts=16, more="concurrency = 4\n")
+        running = start("collect", config, folder=tmp_path)
+        teacher.wait_for(6)
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=30)
+        assert running.returncode == 130
+        again = start("collect", config, folder=tmp_path)
+        again.communicate(timeout=60)
+        assert again.returncode == 0
+        assert len({asked.prompt for asked in teacher.asked}) == len(teacher.asked) == 16
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
+    with slow_teacher(latency_s=(20.0, 20.0)) as teacher:
+        running = start("collect", write_collection(tmp_path, teacher, prompts=8), folder=tmp_path)
+        teacher.wait_for(8)
+        running.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1.0)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=5)
+        assert running.returncode == 130
+    assert "Traceback" not in said
+    assert "once more (Ctrl-C) stops at once" in said
+    assert stored(tmp_path / "calls.db") == 0
+
+
+def test_a_stopped_run_keeps_its_last_step_and_resumes_to_the_same_end(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        # No checkpoint is due before the end: the one it resumes from is written by the stop.
+        config = write_task(tmp_path, teacher, tiny_student, steps=4, checkpoint_every=100)
+        whole = bbdistill.run(config, out=tmp_path / "whole")
+        asked = sum(teacher.asked.values())
+        teacher.asked.clear()
+        teacher.delay_s = 0.3
+        fresh = ("--set", f"teacher.cache={tmp_path / 'fresh.db'}")
+        running = start("run", config, "--out", tmp_path / "parts", *fresh, folder=tmp_path)
+        metrics = tmp_path / "parts" / "metrics.jsonl"
+        end = time.monotonic() + 120
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < 4:
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 130, said
+        assert "Traceback" not in said
+        assert f"--out {tmp_path / 'parts'} --resume" in said
+        steps = [int(path.name[-6:]) for path in (tmp_path / "parts" / "checkpoints").iterdir()]
+        assert max(steps) >= 4
+        assert stored(tmp_path / "fresh.db") == sum(teacher.asked.values())
+        parts = bbdistill.run(
+            config, out=tmp_path / "parts", overrides=(f'teacher.cache="{tmp_path / "fresh.db"}"',), resume=True
+        )
+        assert sum(teacher.asked.values()) == asked
+    assert parts.report["eval"] == whole.report["eval"]
+    assert parts.report["teacher"] == whole.report["teacher"]
