@@ -161,9 +161,11 @@ class BatchStore(Store):
         """The provider's names of all batches that are accounted for."""
         return {row[0] for row in self._rows("SELECT remote_id FROM batches WHERE remote_id IS NOT NULL")}
 
-    def intend(self, batch: Batch, items: Sequence[Item]) -> None:
-        """Writes down what is about to be submitted. StoreError if any of it is out already, in this or any process."""
+    def intend(self, batch: Batch, items: Sequence[Item]) -> bool:
+        """Writes down what is about to be submitted; False if another process has just sent out some of it."""
         with self._writing() as database:
+            if self.out(item.key for item in items):
+                return False
             database.conn.execute(
                 """INSERT INTO batches (id, run, provider, purpose, state, reserved_usd, created_at)
                 VALUES (?, ?, ?, ?, 'intended', ?, ?)""",
@@ -177,6 +179,7 @@ class BatchStore(Store):
                     for n, i in enumerate(items)
                 ),
             )
+        return True
 
     def submitted(self, batch: str, remote_id: str) -> None:
         """Notes that the provider has it."""

@@ -73,7 +73,10 @@ class Courier:
         self._reached = False
 
     async def send(self, group: Sequence[Asked]) -> None:
-        """A new batch of calls for one purpose. BudgetExceeded where its worst case does not fit."""
+        """A new batch of calls for one purpose, if nobody else has sent any of them out meanwhile.
+
+        BudgetExceeded where its worst case does not fit.
+        """
         purpose = group[0].item.tags["purpose"]
         capped = self._purse.caps(purpose)
         worst = sum(self._budget.worst_case(each.call, TERMS) for each in group) if capped else 0.0
@@ -93,7 +96,9 @@ class Courier:
             created_at=datetime.now(UTC),
             size=len(group),
         )
-        await asyncio.to_thread(self._store.intend, batch, [each.item for each in group])
+        if not await asyncio.to_thread(self._store.intend, batch, [each.item for each in group]):
+            self._purse.settle(worst, 0.0, purpose)
+            return
         await self._submit(batch, staged)
         if not await self._bring_home(batch, group[0].call):
             raise TeacherError(f"batch {name} did not arrive at {batch.provider}, so nothing was asked; resume later")

@@ -43,6 +43,8 @@ class BatchServer:
     """Why every batch fails as a whole; OpenAI alone knows that."""
     results: dict[int, Callable[[dict[str, Any]], Result]] = field(default_factory=dict[Any, Any])
     """By number of the batch, from 0; what is not named is answered."""
+    says: Callable[[list[dict[str, str]]], str] | None = None
+    """The answer to a conversation, live and by batch."""
     batches: list[Submitted] = field(default_factory=list[Submitted])
     asked: Counter[str] = field(default_factory=Counter[str])
     """Requests by method and route."""
@@ -59,8 +61,9 @@ class BatchServer:
         """Status and body of a reply; None drops the connection."""
         path = path.split("?")[0].removeprefix("/v1")
         if path in ("/chat/completions", "/messages"):
-            self.live.append(json.loads(content))
-            return 200, good(path, "live").body.encode()
+            body = json.loads(content)
+            self.live.append(body)
+            return 200, good(path, self.says(body["messages"]) if self.says else "live").body.encode()
         route = re.sub(r"(batch|file)-\d+(-\w+)?", "*", path)
         self.asked[f"{method} {route}"] += 1
         if self.refuse:
@@ -139,7 +142,7 @@ class BatchServer:
         return {"id": batch.id, **about, **times, **results}
 
     def _lines(self, batch: Submitted, which: str) -> bytes:
-        respond = self.results.get(self.batches.index(batch), _answered(self.provider))
+        respond = self.results.get(self.batches.index(batch), self._answered)
         lines: list[str] = []
         for custom_id, body in reversed(batch.requests.items()):  # the order is nowhere promised
             result = respond(body)
@@ -150,14 +153,10 @@ class BatchServer:
             lines.append(line)
         return "\n".join(lines).encode()
 
-
-def _answered(provider: str) -> Callable[[dict[str, Any]], Result]:
-    def respond(body: dict[str, Any]) -> Result:
-        asked = body["messages"][-1]["content"]
-        path = "/chat/completions" if provider == "openai" else "/messages"
-        return 200, json.loads(good(path, f"answer to {asked}").body)
-
-    return respond
+    def _answered(self, body: dict[str, Any]) -> Result:
+        messages = body["messages"]
+        text = self.says(messages) if self.says else f"answer to {messages[-1]['content']}"
+        return 200, json.loads(good("/chat/completions" if self.provider == "openai" else "/messages", text).body)
 
 
 def _line(provider: str, custom_id: str, result: Result) -> dict[str, Any]:

@@ -1,22 +1,31 @@
 """The batch lane against both providers' APIs: what is submitted, how often, and what is in the record afterwards."""
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batch_server import BatchServer, batch_server
 from llmock.pytest_plugin import LLMock
+from scripted_server import messages
 
 import bbdistill
-from bbdistill.client.batches import Batch, BatchStore
-from bbdistill.errors import BudgetExceeded, TeacherError
+from bbdistill.client.batches import TERMS, Batch, BatchStore, Item, outcome_of
+from bbdistill.client.budget import Budget, Purse
+from bbdistill.client.call import Call, Reply
+from bbdistill.client.keys import canonical, key
+from bbdistill.client.prices import price
+from bbdistill.config import Settings, TeacherConfig
+from bbdistill.errors import BudgetExceeded, ConfigError, TeacherError
 from bbdistill.metrics import Event, Note
+from bbdistill.teacher.base import RawReply
 from bbdistill.teacher.batch import fetch
 from bbdistill.teacher.courier import Courier, Pace
+from bbdistill.teacher.reply import read_reply
 from bbdistill.teacher.teacher import Teacher, as_prompt
-from bbdistill.types import Demonstration, Prompt
+from bbdistill.types import Demonstration, Prompt, Usage
 
 PROVIDERS = ("openai", "anthropic")
 PACE = Pace(first_s=0.01, longest_s=0.05, arrival_s=0.2, patience_s=2)
@@ -257,8 +266,9 @@ def test_a_strangers_batch_is_not_taken_for_ours(tmp_path: Path, monkeypatch: py
         assert len(server.batches) == 2
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_two_processes_submit_once(provider: str, tmp_path: Path):
+def test_two_who_share_a_store_submit_once(provider: str, together: bool, tmp_path: Path):
     async def both(server: BatchServer) -> list[Any]:
         model = f"{provider}:m"
         async with (
@@ -266,7 +276,7 @@ def test_two_processes_submit_once(provider: str, tmp_path: Path):
             Teacher(model, base_url=server.base_url, cache=tmp_path / "t.db") as other,
         ):
             first = asyncio.create_task(fetch(one, {"demonstrations": PROMPTS}, tell=list[Event]().append, pace=PACE))
-            await until(lambda: bool(server.batches))
+            await until(lambda: together or bool(server.batches))
             second = asyncio.create_task(
                 fetch(other, {"demonstrations": PROMPTS}, tell=list[Event]().append, pace=PACE)
             )
@@ -377,6 +387,31 @@ def test_a_batch_under_way_holds_its_money_after_a_restart(tmp_path: Path):
         asyncio.run(resumed(server))
 
 
+async def nowhere(call: Call, /) -> Reply:
+    raise AssertionError(f"{call.url} was called")
+
+
+def test_a_batch_is_billed_at_its_own_price_and_says_so_in_the_record():
+    def listed(model: str, provider: str, usage: Usage, terms: Mapping[str, str]) -> float | None:
+        return price(model, provider, usage, terms=terms)
+
+    budget = Budget(nowhere, price=listed, purse=Purse(1.0))
+    body = {"model": "claude-sonnet-4-5", "max_tokens": 1000, "messages": []}
+    like = Call(method="POST", url="https://api.anthropic.com/v1/messages", headers={}, body=json.dumps(body).encode())
+    request = canonical(like)
+    usage = {"input_tokens": 1000, "output_tokens": 100, "cache_read_input_tokens": 9000}
+    content = json.loads(messages("four").body) | {"model": "claude-sonnet-4-5", "usage": usage}
+    reply = Reply(status=200, headers={}, body=json.dumps(content).encode())
+    row = outcome_of(Item(key=key(request), request=request, tags={}), like, reply, budget).row
+    assert row is not None
+    # $3 and $15 per million, a tenth of the first from the cache, and half of it all in a batch.
+    assert row.cost_usd == pytest.approx((1000 * 3 + 9000 * 0.3 + 100 * 15) / 1e6 / 2)
+    assert budget.worst_case(like, TERMS) == pytest.approx(budget.worst_case(like) / 2)
+    headers = json.loads(row.headers)
+    read = read_reply(RawReply(path="/messages", headers=headers, body=reply.body), TeacherConfig(model="anthropic:m"))
+    assert read.saved_usd == pytest.approx(9000 * 2.7 / 1e6 / 2)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_batches_stay_within_the_providers_limits(provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from bbdistill.teacher import anthropic, openai
@@ -401,6 +436,17 @@ def test_no_key_reaches_the_store(provider: str, tmp_path: Path, monkeypatch: py
     with batch_server(provider) as server:
         ask(server, tmp_path)
     assert all(secret.encode() not in file.read_bytes() for file in tmp_path.glob("t.db*"))
+
+
+@pytest.mark.parametrize("mode", ["off", "record"])
+def test_a_batch_needs_the_record(mode: Any):
+    with pytest.raises(ConfigError, match="--cache auto"):
+        Settings(batch=True, mode=mode)
+
+
+def test_a_store_without_batches_replays_unchanged():
+    with bbdistill.open_recording(Path(__file__).parents[2] / "cache" / "demo.db") as recording:
+        assert recording.verify() == []
 
 
 # A server that is not ours
