@@ -34,6 +34,9 @@ Replay = Annotated[
 MaxUsd = Annotated[float | None, typer.Option(help="Hard cap for this run, in dollars.", min=0.0)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SkipBad = Annotated[bool, typer.Option(help="Skip and count bad lines instead of stopping.")]
+Batch = Annotated[
+    bool, typer.Option("--batch", help="Ask for what can wait through the provider's batch API: half the price, a day.")
+]
 RunPath = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 
 
@@ -85,6 +88,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option(help="Show the first requests and the most they can cost; ask nothing.")
     ] = False,
+    batch: Batch = False,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -101,6 +105,7 @@ def run(
         replay=replay,
         max_usd=max_usd,
         skip_bad=skip_bad,
+        batch=batch,
     )
     if dry_run:
         from bbdistill.dryrun import dry_run as preview
@@ -118,6 +123,7 @@ def collect(
     cache: Cache = "auto",
     replay: Replay = None,
     max_usd: MaxUsd = None,
+    batch: Batch = False,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -130,6 +136,7 @@ def collect(
         "replay": replay,
         "max_usd": max_usd,
         "skip_bad": skip_bad,
+        "batch": batch,
     }
     summary = _stoppable(partial(collect_, config, out, **settings))
     print(json.dumps(summary) if as_json else out)

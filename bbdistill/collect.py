@@ -12,9 +12,10 @@ from bbdistill.errors import RunStopped, TeacherError
 from bbdistill.metrics import Note, OnEvent, Progress, parting
 from bbdistill.task import load_task, resolve
 from bbdistill.teacher.ask import demonstrations
+from bbdistill.teacher.batch import fetch
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice
-from bbdistill.types import Demonstration, Verdict
+from bbdistill.types import Abstain, Demonstration, Verdict
 
 LOOK_EVERY_S = 0.1
 
@@ -28,14 +29,16 @@ def collect(
     replay: str | None = None,
     max_usd: float | None = None,
     skip_bad: bool = False,
+    batch: bool = False,
     on_event: OnEvent = lambda _: None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Asks for an answer to every prompt of the task and writes those that came; returns the counts.
 
+    With `batch`, through the provider's batch API as far as that goes.
     Setting `stop` ends it with RunStopped once the calls in flight are stored; the same call goes on from there.
     """
-    settings = Settings(overrides=overrides, mode=mode, replay=replay, max_usd=max_usd, skip_bad=skip_bad)
+    settings = Settings(overrides=overrides, mode=mode, replay=replay, max_usd=max_usd, skip_bad=skip_bad, batch=batch)
     resolved = resolve(config, settings)
     dataset = load_prompts(resolved.task.prompts, skip_bad=skip_bad)
     stop = stop or threading.Event()
@@ -44,16 +47,22 @@ def collect(
         on_event(Note(text=said))
     missing = [prompt for prompt in dataset.prompts if prompt.id not in dataset.demonstrations]
 
+    async def ask(teacher: Teacher) -> list[Demonstration | Abstain]:
+        if batch:
+            await fetch(teacher, {"demonstrations": missing}, tell=on_event)
+        return await demonstrations(teacher, missing)
+
     async def work() -> tuple[list[Demonstration], dict[str, Any]]:
         teacher = Teacher.from_config(resolved.teacher, mode=mode, replay=replay, templates=resolved.task.templates)
         async with teacher:
-            asking = asyncio.create_task(demonstrations(teacher, missing))
+            asking = asyncio.create_task(ask(teacher))
             try:
                 while not asking.done():
                     await asyncio.wait([asking], timeout=LOOK_EVERY_S)
                     if stop.is_set():
                         raise RunStopped
-                    on_event(_progress(teacher, len(missing)))
+                    if teacher.ledger.calls:  # a batch under way tells of itself
+                        on_event(_progress(teacher, len(missing)))
                 return [a for a in await asking if isinstance(a, Demonstration)], teacher.ledger.summary()
             except RunStopped:
                 asking.cancel()

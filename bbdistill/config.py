@@ -68,7 +68,7 @@ class ModelConfig(Section):
     id: str | None = None
     """Name of this teacher inside request keys; None = the provider, or host:port of another server."""
     concurrency: int = Field(64, ge=1)
-    """Calls at once, at most; from 8 up, as many as the server takes without throttling are found by trying."""
+    """Calls at once, at most; from 32 up, as many as the server takes without throttling are found by trying."""
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     input_tokens_per_minute: int | None = Field(None, ge=1)
@@ -237,6 +237,12 @@ class Settings:
     """FILE or FILE#RUN."""
     max_usd: float | None = None
     skip_bad: bool = False
+    batch: bool = False
+    """Demonstrations and the teacher's evaluation through the provider's batch API."""
+
+    def __post_init__(self) -> None:
+        if self.batch and self.mode in ("record", "off"):
+            raise ConfigError(f"--batch answers through the record, so it needs `--cache auto`, got `{self.mode}`")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -53,6 +53,8 @@ class Run:
     loop: LoopThread
     on_event: OnEvent
     stop: threading.Event
+    batch: bool
+    """Whether what can wait goes through the provider's batch API."""
 
     def note(self, text: str) -> None:
         self.on_event(Note(text=text))
@@ -80,6 +82,8 @@ class Run:
             if self.stop.is_set():
                 future.cancel()
                 self.check_stop()
+            if ledger.calls == before:
+                continue  # a batch is under way, and tells of itself
             totals = ledger.summary()
             self.on_event(
                 Progress(
@@ -153,6 +157,8 @@ def open_run(
             loop=loop,
             on_event=on_event,
             stop=stop,
+            # A resumed run goes on the way it was begun: its batches may still be out.
+            batch=settings.batch or bool(read_json(directory.config).get("batch")),
         )
         _note_other_student(live)
         yield live
@@ -176,6 +182,7 @@ def _place(config: RunConfig, settings: Settings, name: str) -> tuple[RunDir, st
         facts = {
             "run": stamp,
             "mode": settings.mode,
+            "batch": settings.batch,
             "replay": settings.replay,
             "versions": versions(),
             "config": dump_config(config),

@@ -8,6 +8,7 @@ was learned. A warm-up is the same step with the policy term off. What is asked 
 
 import itertools
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -33,7 +34,8 @@ from bbdistill.setup import Run
 from bbdistill.state import TrainState
 from bbdistill.teacher.ask import Feedback, Questions, ask
 from bbdistill.teacher.ask import demonstrations as ask_demonstrations
-from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
+from bbdistill.teacher.batch import fetch as fetch_by_batch
+from bbdistill.types import Abstain, Demonstration, Prompt, Purpose, Rollout, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +220,10 @@ def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
         run.wait(run.submit(ask_demonstrations(run.teacher, changed)), "looking for changed prompts")
     given = run.task.demonstrations
     missing = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"] if prompt_id not in given]
+    if run.batch:
+        # The evaluation's questions are known by now, and a batch may take a day: both at once.
+        wanted: dict[Purpose, Sequence[Prompt]] = {"demonstrations": missing, "evaluation": run.task.test}
+        run.wait(run.submit(fetch_by_batch(run.teacher, wanted, tell=run.on_event)), "waiting for batches")
     answers = run.wait(run.submit(ask_demonstrations(run.teacher, missing)), "asking for demonstrations")
     run.check_abstentions("demonstrations")
     asked = [answer for answer in answers if isinstance(answer, Demonstration)]

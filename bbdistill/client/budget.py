@@ -81,6 +81,11 @@ class Purse:
         for account in accounts:
             account.reserved += usd
 
+    def hold(self, usd: float, purpose: str) -> None:
+        """Sets `usd` aside for what was sent before: there is nothing to refuse any more."""
+        for account in self._accounts(purpose):
+            account.reserved += usd
+
     def settle(self, reserved_usd: float, actual_usd: float, purpose: str) -> None:
         """Takes back what was set aside and pays what it came to."""
         for account in self._accounts(purpose):
@@ -98,35 +103,40 @@ class Budget:
     """Prices every reply and, where the purse has a cap, refuses what could pass it."""
 
     def __init__(self, inner: Handler, *, price: Price, purse: Purse) -> None:
-        self._inner, self._price, self._purse = inner, price, purse
+        self._inner, self._price, self.purse = inner, price, purse
 
     async def __call__(self, call: Call, /) -> Reply:
         purpose = call.tags.get("purpose", "")
-        worst = self._worst_case(call) if self._purse.caps(purpose) else 0.0
-        await self._purse.reserve(worst, purpose)
+        worst = self.worst_case(call) if self.purse.caps(purpose) else 0.0
+        await self.purse.reserve(worst, purpose)
         # Until the outcome is known, the worst case is what it cost.
         actual = worst
         try:
-            reply = await self._inner(call)
-            cost = self._cost(call, reply)
-            actual = worst if cost is None else cost
+            reply = self.bill(call, await self._inner(call))
+            actual = worst if reply.cost_usd is None else reply.cost_usd
         except Fault as fault:
             actual = 0.0 if fault.free else worst
-            fault.unknown_usd = None if fault.free else self._at_most(call)
+            fault.unknown_usd = None if fault.free else self.at_most(call)
             raise
         finally:
-            self._purse.settle(worst, actual, purpose)
-        unknown = self._at_most(call) if cost is None else None
+            self.purse.settle(worst, actual, purpose)
+        return reply
+
+    def bill(self, call: Call, reply: Reply) -> Reply:
+        """`reply` with what it costs."""
+        cost = self._cost(call, reply)
+        unknown = self.at_most(call) if cost is None else None
         return replace(reply, cost_usd=cost, recorded_cost_usd=cost, unknown_usd=unknown)
 
-    def _at_most(self, call: Call) -> float | None:
+    def at_most(self, call: Call) -> float | None:
         """What an attempt of unknown outcome is taken to have cost; None where that has no bound."""
         try:
-            return self._worst_case(call)
+            return self.worst_case(call)
         except BudgetExceeded:
             return None
 
-    def _worst_case(self, call: Call) -> float:
+    def worst_case(self, call: Call, terms: Mapping[str, str] | None = None) -> float:
+        """Dollars that the call may cost, on these terms beside its own; BudgetExceeded if there is no bound."""
         body = _fields(call)
         output = _output_bound(call, body)
         bound = len(call.body) + _OVERHEAD_TOKENS
@@ -136,8 +146,9 @@ class Budget:
             input_tokens=bound, output_tokens=output, cache_write_tokens=written, cache_write_1h_tokens=for_an_hour
         )
         model = str(body.get("model"))
-        terms = {name: str(body[name]) for name in ("service_tier", "speed") if body.get(name)}
-        prices = [self._price(model, provider_of(call), usage, wanted) for wanted in ({}, terms)]
+        wished = {name: str(body[name]) for name in ("service_tier", "speed") if body.get(name)}
+        given = {**(terms or {})}
+        prices = [self._price(model, provider_of(call), usage, on) for on in (given, given | wished)]
         known = [price for price in prices if price is not None]
         if not known:
             raise BudgetExceeded(

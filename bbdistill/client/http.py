@@ -28,7 +28,7 @@ class ClientSettings:
     """How calls are made."""
 
     concurrency: int = 64
-    """Attempts on the wire at once, at most; how many are worth it is found by trying, from 8 up."""
+    """Attempts on the wire at once, at most; how many are worth it is found by trying, from 32 up."""
     per_minute: Mapping[Kind, int] = field(default_factory=dict[Kind, int])
     """Rate limits you know of: `requests`, `tokens`, `input-tokens`, `output-tokens`. The server's own are learned."""
     attempts: int = 8
@@ -57,10 +57,11 @@ class Stack:
         replay: Replay | None = None,
         socket: Socket | None = None,
         gate: Gate | None = None,
-        purse: Purse | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._handler, self.replay, self._socket, self._gate = handler, replay, socket, gate
-        self.purse = purse
+        self.budget = budget
+        """Who pays; None where nothing goes out."""
 
     async def __call__(self, call: Call, /) -> Reply:
         return await self._handler(call)
@@ -110,8 +111,8 @@ def open_stack(
     if mode == "off":
         socket = _socket(settings)
         purse = _purse(settings, None, beside)
-        live, gate = _live(socket, settings, purse)
-        return Stack(live, socket=socket, gate=gate, purse=purse)
+        live, gate, budget = _live(socket, settings, purse)
+        return Stack(live, socket=socket, gate=gate, budget=budget)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
@@ -123,9 +124,9 @@ def open_stack(
     writer = Writer(store)
     log = _attempt_log(store, writer, run, settings.teacher_id)
     purse = _purse(settings, spent, beside)
-    live, gate = _live(Finish(socket), settings, purse, on_attempt=log)
+    live, gate, budget = _live(Finish(socket), settings, purse, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat, writer=writer)
-    return Stack(replay, replay=replay, socket=socket, gate=gate, purse=purse)
+    return Stack(replay, replay=replay, socket=socket, gate=gate, budget=budget)
 
 
 def _socket(settings: ClientSettings) -> Socket:
@@ -134,17 +135,18 @@ def _socket(settings: ClientSettings) -> Socket:
 
 def _purse(settings: ClientSettings, spent: Mapping[str, float] | None, beside: Stack | None) -> Purse:
     """A stack beside another pays from the same purse."""
-    if beside is not None and beside.purse is not None:
-        return beside.purse
+    if beside is not None and beside.budget is not None:
+        return beside.budget.purse
     return Purse(settings.max_usd, settings.max_usd_by, spent)
 
 
 def _live(
     bottom: Handler, settings: ClientSettings, purse: Purse, *, on_attempt: OnAttempt | None = None
-) -> tuple[Retry, Gate]:
+) -> tuple[Retry, Gate, Budget]:
     budget = Budget(bottom, price=partial(_price, settings.prices), purse=purse)
     gate = Gate(budget, ceiling=settings.concurrency, per_minute=settings.per_minute, patience_s=settings.deadline_s)
-    return Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt), gate
+    retry = Retry(gate, attempts=settings.attempts, deadline_s=settings.deadline_s, on_attempt=on_attempt)
+    return retry, gate, budget
 
 
 def _price(

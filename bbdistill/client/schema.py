@@ -18,6 +18,41 @@ def m002_attempt_cost(db: Database) -> None:
     db.conn.execute("ALTER TABLE attempts ADD COLUMN cost_usd REAL")
 
 
+@migrations()
+def m004_batches(db: Database) -> None:
+    """What is asked through a provider's batch API, so that it survives a restart and is never submitted twice."""
+    for statement in _BATCHES:
+        db.conn.execute(statement)
+
+
+_BATCHES = (
+    """CREATE TABLE batches (
+        id TEXT PRIMARY KEY,
+        run TEXT NOT NULL REFERENCES runs (id),
+        provider TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('intended', 'submitted', 'collected', 'refused', 'lost')),
+        remote_id TEXT UNIQUE,
+        reserved_usd REAL NOT NULL,
+        created_at TEXT NOT NULL,
+        submitted_at TEXT,
+        ended_at TEXT
+    ) STRICT""",
+    # `request` is empty once the item is no longer out: an answered one stands in `calls`.
+    """CREATE TABLE batch_items (
+        batch TEXT NOT NULL REFERENCES batches (id),
+        item INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('out', 'answered', 'failed', 'refused', 'lost')),
+        request TEXT,
+        prompt_id TEXT,
+        template TEXT,
+        PRIMARY KEY (batch, item)
+    ) STRICT""",
+    "CREATE UNIQUE INDEX batch_items_out ON batch_items (key) WHERE state = 'out'",
+    "CREATE INDEX batch_items_by_key ON batch_items (key)",
+)
+
 _TABLES = (
     """CREATE TABLE calls (
         id INTEGER PRIMARY KEY,

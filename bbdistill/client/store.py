@@ -55,12 +55,8 @@ class Store:
 
     def put_call(self, row: CallRow, *, run: str | None = None) -> int:
         """Adds a version of a call, noted as used by `run`; returns its id."""
-        values = {name: value for name, value in asdict(row).items() if name in _WRITTEN}
         with self._writing() as database:
-            call_id = database.conn.execute(_PUT_CALL, values | {"created_at": _now()}).lastrowid
-            assert call_id is not None
-            _use(database, run, call_id, cached=False)
-        return call_id
+            return self._add_call(database, row, run)
 
     def use(self, run: str | None, call_id: int, *, cached: bool = True) -> None:
         """Notes that `run` was answered from the record."""
@@ -122,7 +118,7 @@ class Store:
     def attempt(self, key: str, run: str | None, attempt: Attempt) -> None:
         """Adds one try of a call."""
         with self._writing() as database:
-            _insert(database, "attempts", {"key": key, "run": run, "created_at": _now()} | asdict(attempt))
+            self._add_attempt(database, key, run, attempt)
 
     def verify(self) -> list[str]:
         """Problems of the file and of every stored call, a sentence each; empty if there are none."""
@@ -235,6 +231,16 @@ class Store:
 
     def facts(self) -> dict[str, str]:
         return dict(self._rows("SELECT name, value FROM facts ORDER BY name"))
+
+    def _add_call(self, database: Database, row: CallRow, run: str | None) -> int:
+        values = {name: value for name, value in asdict(row).items() if name in _WRITTEN}
+        call_id = database.conn.execute(_PUT_CALL, values | {"created_at": _now()}).lastrowid
+        assert call_id is not None
+        _use(database, run, call_id, cached=False)
+        return call_id
+
+    def _add_attempt(self, database: Database, key: str, run: str | None, attempt: Attempt) -> None:
+        _insert(database, "attempts", {"key": key, "run": run, "created_at": _now()} | asdict(attempt))
 
     def _answer(self, where: str, skip: int = 0, **values: Any) -> AnswerRow | None:
         rows = self._rows(f"{_ANSWERS} {where} LIMIT 1 OFFSET :skip", skip=skip, **values)

@@ -1,12 +1,24 @@
 """Anthropic Messages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 import anthropic
 import httpx2
 
-from bbdistill.teacher.base import JsonSchema, RawReply, SchemaForm
+from bbdistill.client.values import as_object
+from bbdistill.teacher.base import (
+    BatchReply,
+    BatchRequest,
+    BatchStatus,
+    JsonSchema,
+    RawReply,
+    SchemaForm,
+    Sighting,
+    json_lines,
+    to_bytes,
+)
 from bbdistill.types import Message
 
 PATH = "/messages"
@@ -47,6 +59,7 @@ class AnthropicMessages:
             open_telemetry=False,
             timeout=600,
         )
+        self.batches = AnthropicBatches(self._sdk)
 
     async def send(
         self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
@@ -75,3 +88,60 @@ def _marked(system: str) -> str | list[dict[str, Any]]:
     if len(system.encode()) < _CACHEABLE_BYTES:
         return system
     return [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}]
+
+
+class AnthropicBatches:
+    """Batches of messages. They carry no mark of ours but the `custom_id` of each request, told only in the results."""
+
+    max_requests: int = 100_000
+    max_bytes: int = 256_000_000
+
+    def __init__(self, sdk: anthropic.AsyncAnthropic) -> None:
+        self._sdk = sdk
+
+    async def stage(self, batch_id: str, requests: Sequence[BatchRequest]) -> Sequence[BatchRequest]:
+        return requests
+
+    async def submit(self, batch_id: str, run: str, staged: Sequence[BatchRequest]) -> str:
+        requests = [{"custom_id": request.custom_id, "params": request.body} for request in staged]
+        return (await self._sdk.messages.batches.create(requests=cast(Any, requests))).id
+
+    async def find(self, batch_id: str, size: int, *, since: datetime, known: Collection[str]) -> Sighting:
+        """Uncertain as long as a batch of the same size is in progress: what it holds is told at its end."""
+        certain = True
+        async for batch in self._sdk.messages.batches.list(limit=100):  # the newest first
+            if batch.created_at < since:
+                break
+            counts = batch.request_counts
+            told = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+            if batch.id in known or told != size:
+                continue
+            if batch.processing_status != "ended":
+                certain = False
+            elif any(reply.custom_id.startswith(f"{batch_id}-") for reply in await self.replies(batch.id)):
+                return Sighting(remote_id=batch.id, certain=True)
+        return Sighting(remote_id=None, certain=certain)
+
+    async def status(self, remote_id: str) -> BatchStatus:
+        batch = await self._sdk.messages.batches.retrieve(remote_id)
+        counts = batch.request_counts
+        done = counts.succeeded + counts.errored + counts.canceled + counts.expired
+        return BatchStatus(ended=batch.processing_status == "ended", done=done)
+
+    async def replies(self, remote_id: str) -> list[BatchReply]:
+        # By path and not by the address in the batch: the key goes to the provider's own host alone.
+        response = await self._sdk.get(f"/v1/messages/batches/{remote_id}/results", cast_to=httpx2.Response)
+        return [_batch_reply(line) for line in json_lines(response.content)]
+
+
+def _batch_reply(line: Mapping[str, Any]) -> BatchReply:
+    result = as_object(line.get("result"))
+    if result.get("type") == "succeeded":
+        return BatchReply(custom_id=str(line.get("custom_id")), status=200, body=to_bytes(result.get("message")))
+    # Neither errors nor what expired or was cancelled are billed. An invalid request would be so again.
+    error = as_object(as_object(result.get("error")).get("error")) or {"type": result.get("type")}
+    return BatchReply(
+        custom_id=str(line.get("custom_id")),
+        status=400 if error.get("type") == "invalid_request_error" else 503,
+        body=to_bytes({"type": "error", "error": error}),
+    )

@@ -1,15 +1,17 @@
 """Which failures are about one request (an abstention) and which about the teacher as a whole (an error that stops)."""
 
 import anthropic
+import httpx2
 import openai
 
-from bbdistill.client.call import Fault
+from bbdistill.client.call import Call, Fault, Reply
 from bbdistill.client.edge import unwrap
-from bbdistill.client.faults import STRUCTURED_OUTPUT
+from bbdistill.client.faults import STRUCTURED_OUTPUT, examine
 from bbdistill.config import TeacherConfig
 from bbdistill.errors import BBDistillError, TeacherError
 
 _StatusError = (openai.APIStatusError, anthropic.APIStatusError)
+_LOST = (openai.APIConnectionError, anthropic.APIConnectionError, httpx2.TransportError, TimeoutError)
 _ABOUT_THE_REQUEST = {400, 413, 422}
 _HINTS = {
     401: "the key is wrong or missing; check `api_key_env`",
@@ -22,7 +24,7 @@ _HINTS = {
 
 def outcome_of(fault: Exception, config: TeacherConfig) -> str:
     """The reason for an abstention, where `fault` is about one request; otherwise raises what stops the run."""
-    cause = unwrap(fault)
+    cause = unwrap(fault) or as_fault(fault)
     if isinstance(cause, BBDistillError):
         raise cause from fault
     if isinstance(fault, _StatusError):
@@ -37,6 +39,26 @@ def outcome_of(fault: Exception, config: TeacherConfig) -> str:
             raise TeacherError(f"teacher `{config.model}` cannot be reached at {where}: {cause.reason}") from fault
         return cause.reason
     raise fault
+
+
+def as_fault(error: Exception) -> Fault | None:
+    """What was raised by a call that is not recorded, by the rules for those that are; None if it was no such failure.
+
+    Beside the SDKs' own exceptions these are httpx2's, of a body that broke off, and a time-out of ours.
+    """
+    if isinstance(error, _StatusError):
+        sent = error.request
+        call = Call(method=sent.method, url=str(sent.url), headers=dict(sent.headers), body=b"")
+        content = error.response.content
+        try:
+            examine(call, Reply(status=error.status_code, headers=dict(error.response.headers), body=content))
+        except Fault as fault:
+            return fault
+    if isinstance(error, _LOST):
+        cause = error.__cause__ or error
+        unreachable = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return Fault(f"{type(cause).__name__}: {cause}".rstrip(": "), retryable=True, unreachable=unreachable)
+    return None
 
 
 def refuses_schema(fault: Exception) -> bool:

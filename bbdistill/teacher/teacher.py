@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from bbdistill.client import wire
-from bbdistill.client.call import Reading
 from bbdistill.client.gate import LimitHistory
-from bbdistill.client.prices import saving
-from bbdistill.client.records import PROCESSING
 from bbdistill.config import CacheMode, TeacherConfig, teacher_config
 from bbdistill.errors import TeacherError
 from bbdistill.teacher import parse
@@ -27,6 +23,7 @@ from bbdistill.teacher.connect import Connection, connect
 from bbdistill.teacher.differences import differences
 from bbdistill.teacher.faults import outcome_of, refuses_schema
 from bbdistill.teacher.ledger import Ledger
+from bbdistill.teacher.reply import read_reply
 from bbdistill.templates import Template, load_template
 from bbdistill.types import Abstain, Demonstration, Fix, Judgement, Message, Preference, Prompt, TeacherReply, Tie
 
@@ -53,6 +50,7 @@ class Teacher:
         self._mode: CacheMode = mode
         self._replay = replay
         self._connection: Connection | None = None
+        self.templates = templates
         self.ledger = Ledger()
         self._templates = {name: load_template(name, templates) for name in ("demonstrate", "compare", "correct")}
         self._schema_form: SchemaForm | None = None
@@ -195,7 +193,7 @@ class Teacher:
 
         The form is found by the first call that wants one, while the others wait: so a replay asks in the same order.
         """
-        provider = self._provider
+        provider = self.connection.provider
         if schema is None:
             return await provider.send(messages, {}, headers)
         if self._schema_form is None:
@@ -220,10 +218,10 @@ class Teacher:
         return await provider.send(messages, {}, headers)
 
     @property
-    def _provider(self) -> Provider:
+    def connection(self) -> Connection:
         if self._connection is None:
             raise TeacherError("the teacher is not open; use `async with bbdistill.Teacher(...) as teacher:`")
-        return self._connection.provider
+        return self._connection
 
     def _abstain(self, purpose: str, reason: str) -> Abstain:
         self.ledger.abstained(self.config.model, purpose, reason)
@@ -245,34 +243,3 @@ def as_prompt(given: Input) -> Prompt:
 
 def _no_schema(_: JsonSchema) -> dict[str, Any]:
     return {}
-
-
-def read_reply(raw: RawReply, config: TeacherConfig) -> TeacherReply:
-    """The reply and its price, as the client noted it in the response headers."""
-    reading = wire.read(raw.path, raw.body, raw.headers.get("content-type", "application/json"))
-    stops = {"ok": "stop", "length": "length", "refusal": "refusal"}
-    return TeacherReply(
-        text=reading.text,
-        stop=stops[reading.kind],  # pyright: ignore[reportArgumentType]
-        usage=reading.usage,
-        cost_usd=_dollars(raw, "x-bbdistill-cost-usd"),
-        recorded_cost_usd=_dollars(raw, "x-bbdistill-recorded-cost-usd"),
-        saved_usd=_saved(reading, raw, config),
-        cached=raw.headers.get("x-bbdistill-cached") == "1",
-    )
-
-
-def _saved(reading: Reading, raw: RawReply, config: TeacherConfig) -> float | None:
-    """What the provider's prompt cache saved, from the usage: so a replay knows it too."""
-    provider, _, asked = config.model.partition(":")
-    terms = dict(reading.terms)
-    if PROCESSING in raw.headers:
-        terms["processing"] = raw.headers[PROCESSING]
-    names = dict.fromkeys(name for name in (reading.model, asked) if name)
-    found = (saving(name, config.base_url or provider, reading.usage, config.prices, terms) for name in names)
-    return next((dollars for dollars in found if dollars is not None), None)
-
-
-def _dollars(raw: RawReply, header: str) -> float | None:
-    value = raw.headers.get(header)
-    return None if value is None else float(value)

@@ -278,7 +278,8 @@ from bbdistill.client.store import Store
 from bbdistill.errors import StoreError
 store = Store(sys.argv[1])
 store.put_call(row(), run="r")
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+room = Path(sys.argv[1] + "-wal").stat().st_size + 100_000
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
     for number in range(100):
         store.put_call(row("x" * 20_000), run="r")
