@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "task": BOTTOM | {"verify"},
     "plan": BOTTOM | {"client"},
     "recording": BOTTOM | {"client"},
+    "pytest_plugin": {"client"},
     "report": BOTTOM,
     "rewards": {"types"},
     "objectives": BOTTOM | {"rewards"},
