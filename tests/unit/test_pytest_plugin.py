@@ -106,13 +106,13 @@ def test_recording_again_buys_only_what_is_new_and_drops_what_is_stale(recorded:
 
 def test_a_miss_fails_the_test_with_the_difference(recorded: tuple[Path, str]) -> None:
     folder, url = recorded
-    swallowed = 'try:\n        ask(client, "2+3?")\n    except Exception:\n        pass\n    assert [ask('
+    swallowed = 'try:\n        ask(client, "2+2!")\n    except Exception:\n        pass\n    assert [ask('
     suite(folder, url, SUITE.replace("assert [ask(", swallowed, 1).replace("range(2)", "range(3)"))
     done = run_suite(folder)
     assert done.returncode == 1
     assert "2 failed, 1 passed" in done.stdout
     assert '-    "content": "2+2?"' in done.stdout
-    assert '+    "content": "2+3?"' in done.stdout
+    assert '+    "content": "2+2!"' in done.stdout
     assert "pytest test_answers.py::test_two --bbdistill-record" in done.stdout
     assert "was not recorded 3 times" in done.stdout
     assert "Its recorded sequence is shorter." in done.stdout
