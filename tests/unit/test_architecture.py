@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "finish": BOTTOM | {"setup", "state", "student", "teacher", "task", "evaluate", "report", "runner"},
     "runner": BOTTOM | {"task", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
-    "collect": BOTTOM | {"task", "teacher"},
+    "collect": BOTTOM | {"task", "teacher", "recording"},
     "dryrun": BOTTOM | {"task", "objectives", "client", "student"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
