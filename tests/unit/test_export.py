@@ -102,7 +102,7 @@ def test_the_difference_of_two_calls_on_the_command_line(path: Path) -> None:
 
     said = bbdistill("diff", str(path), "1", "3")
     assert "--- call 1 request\n+++ call 3 request" in said
-    assert '-    "content": "a"\n+    "content": "c"' in said
-    assert '-    "content": "one"' in said
-    assert '+    "content": "three"' in said
+    assert '-    "content": "a",\n+    "content": "c",' in said
+    assert '-    "content": "one",' in said
+    assert '+    "content": "three",' in said
     assert bbdistill("diff", str(path), "2", "2") == ""
