@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from bbdistill.errors import BBDistillError, RunStopped
+from bbdistill.errors import BBDistillError, ConfigError, RunStopped
 
 app = typer.Typer(
     help="Turn a hosted LLM into a small model of your own.",
@@ -117,7 +117,9 @@ def run(
 
 @app.command()
 def collect(
-    config: Config,
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file of the task; not needed with --from-cache.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the demonstrations.")] = Path("demonstrations.jsonl"),
     set_: Set = None,
     cache: Cache = "auto",
@@ -125,20 +127,34 @@ def collect(
     max_usd: MaxUsd = None,
     batch: Batch = False,
     skip_bad: SkipBad = False,
+    from_cache: Annotated[
+        Path | None, typer.Option(help="Take the conversations recorded in this store instead of asking.")
+    ] = None,
+    purpose: Annotated[str | None, typer.Option(help="With --from-cache: only calls of this purpose.")] = None,
+    every_turn: Annotated[
+        bool,
+        typer.Option(help="With --from-cache: earlier assistant turns are demonstrations too."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Only ask the teacher for demonstrations; needs no torch."""
+    """Only get demonstrations: ask the teacher, or take what an agent recorded; needs no torch."""
     from bbdistill.collect import collect as collect_
+    from bbdistill.collect import collect_recorded
 
-    settings = {
-        "overrides": tuple(set_ or ()),
-        "mode": cache,
-        "replay": replay,
-        "max_usd": max_usd,
-        "skip_bad": skip_bad,
-        "batch": batch,
-    }
-    summary = _stoppable(partial(collect_, config, out, **settings))
+    if from_cache is not None:
+        summary = _watched(partial(collect_recorded, from_cache, out, purpose=purpose, every_turn=every_turn))
+    elif config is None:
+        raise ConfigError("nothing to collect from: give the TOML file of a task, or a store with --from-cache FILE")
+    else:
+        settings = {
+            "overrides": tuple(set_ or ()),
+            "mode": cache,
+            "replay": replay,
+            "max_usd": max_usd,
+            "skip_bad": skip_bad,
+            "batch": batch,
+        }
+        summary = _stoppable(partial(collect_, config, out, **settings))
     print(json.dumps(summary) if as_json else out)
 
 

@@ -1,4 +1,4 @@
-"""What needs no student: asking for demonstrations, and holding a file of answers against the verifier. No torch."""
+"""What needs no student: getting demonstrations, and holding a file of answers against the verifier. No torch."""
 
 import asyncio
 import threading
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bbdistill.config import CacheMode, Settings
-from bbdistill.data import load_prompts, write_demonstrations
-from bbdistill.errors import RunStopped, TeacherError
+from bbdistill.data import load_prompts, write_demonstrations, write_rows
+from bbdistill.errors import ConfigError, RunStopped, TeacherError
 from bbdistill.metrics import Note, OnEvent, Progress, parting
+from bbdistill.recording import open_recording
 from bbdistill.task import load_task, resolve
 from bbdistill.teacher.ask import demonstrations
 from bbdistill.teacher.batch import fetch
+from bbdistill.teacher.capture import examples
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice
 from bbdistill.types import Abstain, Demonstration, Verdict
@@ -83,6 +85,33 @@ def collect(
     on_event(Note(text=f"{len(found)} demonstrations for {len(dataset.prompts)} prompts in {out}"))
     counts = {"prompts": len(dataset.prompts), "demonstrations": len(found), "skipped": dataset.skipped}
     return {**counts, "teacher": ledger}
+
+
+def collect_recorded(
+    store: Path,
+    out: Path,
+    *,
+    purpose: str | None = None,
+    every_turn: bool = False,
+    on_event: OnEvent = lambda _: None,
+) -> dict[str, Any]:
+    """Writes the conversations recorded in `store` (of one purpose) as demonstrations; buys nothing.
+
+    The last assistant turn, the recorded reply, is the completion; with `every_turn` each earlier one is too.
+    """
+    with open_recording(store) as recording:
+        rows = [row for row in recording.calls() if purpose is None or row.purpose == purpose]
+    found, left_out = examples(rows, every_turn=every_turn)
+    if not found:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        which = f"calls of purpose `{purpose}`" if purpose is not None else "calls"
+        raise ConfigError(f"`{store}` has nothing to learn from; left out of its {len(rows)} {which}: {reasons or '-'}")
+    write_rows(out, (example.row() for example in found))
+    tool_calls = sum("tool_calls" in example.completion for example in found)
+    on_event(Note(text=f"{len(found)} demonstrations of {len(rows)} recorded calls in {out}"))
+    if tool_calls:
+        on_event(Note(text=f"{tool_calls} of them are tool calls; a student learns text: train with --skip-bad"))
+    return {"calls": len(rows), "demonstrations": len(found), "tool_calls": tool_calls, "left_out": dict(left_out)}
 
 
 def verify_file(

@@ -130,6 +130,11 @@ def write_rollouts(path: Path, rows: Iterable[Rollout]) -> None:
     )
 
 
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows that have their final form, such as captured conversations with tools."""
+    _write(path, rows)
+
+
 def _text(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -210,6 +215,8 @@ def _completion(given: Any) -> str | None:
         return given
     if isinstance(given, list) and len(cast(list[Any], given)) == 1:
         message = _message(given[0])
+        if message.get("tool_calls"):
+            raise _BadLine("has a tool call as its completion; a student learns text answers alone")
         if message["role"] == "assistant" and isinstance(message["content"], str):
             return message["content"]
     raise _BadLine("has a `completion` that is neither text nor a list of one assistant message with text")

@@ -152,7 +152,7 @@ class Replay:
         said = f"{said} was not recorded{often}"
         said = f"{said} in {where}, key {key[:12]}; record it with mode `auto`, or ask what was asked then."
         if nth and self._store.find_used(key, self._source_run):
-            return f"{said} It was asked more often than its sequence has replies: {nth}."
+            return f"{said} Its recorded sequence is shorter."
         stored = self._store.nearest(request)
         if stored is None:
             return f"{said} Nothing at all is recorded there."

@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import httpx2
 import openai
 import pytest
@@ -330,6 +333,61 @@ def test_what_is_no_generation_goes_straight_through(make: Callable[..., Any], p
     assert kinds(path) == []
 
 
+@pytest.mark.parametrize("make", [http_client, sync_http_client])
+def test_the_edge_for_httpx_does_the_same(make: Callable[..., Any], path: Path) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+    listing = Answer(body='{"data": []}', headers={"x-mine": "1"})
+
+    async def visit(url: str, mode: str, what: str = "POST") -> httpx.Response:
+        client = make(path, mode=mode, library="httpx", attempts=1, timeout_s=0.5, teacher_id="t")
+        assert isinstance(client, httpx.AsyncClient | httpx.Client)
+        address = f"{url}/v1/models" if what == "GET" else f"{url}/v1/chat/completions"
+        if isinstance(client, httpx.AsyncClient):
+            async with client:
+                return await client.request(what, address, content=body)
+        with client:
+            return client.request(what, address, content=body)
+
+    with ScriptedServer(good("/chat/completions"), listing, otherwise=Answer(delay_s=2)) as server:
+        first = asyncio.run(visit(server.url, "auto"))
+        assert asyncio.run(visit(server.url, "auto", "GET")).headers["x-mine"] == "1"
+        with pytest.raises(httpx.ReadTimeout) as caught:
+            asyncio.run(visit(server.url, "record"))
+        assert isinstance(unwrap(caught.value), Fault)
+    again = asyncio.run(visit("http://elsewhere", "replay"))
+    assert again.json() == first.json()
+    assert (first.headers["x-bbdistill-cached"], again.headers["x-bbdistill-cached"]) == ("0", "1")
+    with pytest.raises(ReplayMiss, match="GET /v1/models is never recorded"):
+        asyncio.run(visit("http://elsewhere", "replay", "GET"))
+
+
+def test_httpx_is_only_loaded_for_those_who_ask(path: Path) -> None:
+    Store(path).close()
+    code = (
+        "import sys, bbdistill; bbdistill.sync_http_client(sys.argv[1], mode='replay'); print('httpx' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_rerun_asks_nothing_and_one_row_more_asks_once(path: Path) -> None:
+    def asked(rows: int, **settings: Any) -> int:
+        before = len(server.seen)
+        with openai.OpenAI(
+            api_key=KEY, base_url=f"{server.url}/v1", max_retries=0, http_client=sync_http_client(path, **settings)
+        ) as api:
+            for row in range(rows):
+                api.chat.completions.create(
+                    model="m", messages=[{"role": "user", "content": f"row {row}"}], timeout=settings.get("timeout_s")
+                )
+        return len(server.seen) - before
+
+    with ScriptedServer() as server:
+        assert asked(20) == 20
+        assert asked(20) == 0
+        assert asked(21) == 1
+        assert asked(21, concurrency=1, timeout_s=5, attempts=2, deadline_s=9) == 0
+
+
 def test_off_keeps_nothing(path: Path) -> None:
     with ScriptedServer() as server:
         for _ in range(2):
@@ -377,7 +435,15 @@ def _stream_anthropic(url: str, store: Path, **settings: Any) -> str:
         return "".join(parts.text_stream)
 
 
-STREAMING = [("openai", _stream_openai), ("anthropic", _stream_anthropic)]
+def _stream_responses(url: str, store: Path, **settings: Any) -> str:
+    with openai.OpenAI(
+        api_key=KEY, base_url=url, max_retries=0, http_client=sync_http_client(store, **settings)
+    ) as api:
+        parts = api.responses.create(model="m", input="hi", stream=True)
+        return "".join(part.delta for part in parts if part.type == "response.output_text.delta")
+
+
+STREAMING = [("openai", _stream_openai), ("anthropic", _stream_anthropic), ("openai", _stream_responses)]
 
 
 @pytest.mark.parametrize(("provider", "stream"), STREAMING)
@@ -389,6 +455,10 @@ def test_a_stream_is_recorded_whole_and_replays(
     assert text == "one two three four"
     assert stream(llmock.base_url(provider), path, mode="replay") == text
     assert len(llmock.requests) == 1
+    [row] = Store(path, read_only=True).calls()
+    assert (row.content_type or "").startswith("text/event-stream")
+    # Chat tells the usage of a stream only when it is asked to.
+    assert (row.output_tokens is None) == row.path.endswith("chat/completions")
 
 
 @pytest.mark.parametrize(("provider", "stream"), STREAMING)

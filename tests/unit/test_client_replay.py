@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,74 @@ def test_samples_are_different_calls(store: Store) -> None:
     for sample in (0, 1, 1, 2):
         asyncio.run(handler(ask(sample=sample)))
     assert source.calls == 3
+
+
+@pytest.mark.parametrize("run", ["r", None])
+def test_a_sequence_gives_each_repetition_its_own_reply(store: Store, run: str | None) -> None:
+    answers = [b"one", b"two", b"three"]
+    source = Source(*(chat(text.decode()) for text in answers))
+
+    async def ask_three(handler: Replay) -> list[bytes]:
+        return [(await handler(ask())).body for _ in range(3)]
+
+    def sequence(inner: Handler | None, mode: Mode) -> Replay:
+        return Replay(inner, store, mode=mode, run=run, source_run=run, repeat="sequence")
+
+    first = asyncio.run(ask_three(sequence(source, "auto")))
+    assert [text in body for text, body in zip(answers, first, strict=True)] == [True] * 3
+    assert [row.version for row in store.calls()] == [1, 2, 3]
+    assert asyncio.run(ask_three(sequence(source, "auto"))) == first
+    assert source.calls == 3
+    replayed = sequence(None, "replay")
+    assert asyncio.run(ask_three(replayed)) == first
+    assert (len(replayed.used), replayed.misses) == (3, [])
+    with pytest.raises(ReplayMiss, match=r"was not recorded 4 times.*Its recorded sequence is shorter"):
+        replayed.recorded(ask())
+    assert len(replayed.misses) == 1
+    assert b"three" in asyncio.run(replay(None, store, "replay", run=run)(ask())).body  # the same: the newest
+
+
+def test_recording_under_a_sequence_adds_to_it(store: Store) -> None:
+    handler = Replay(Source(chat("one"), chat("two")), store, mode="record", repeat="sequence")
+
+    async def together() -> None:
+        await asyncio.gather(handler(ask()), handler(ask()))
+
+    asyncio.run(together())
+    again = Replay(None, store, mode="replay", repeat="sequence")
+    assert [b"one" in again.recorded(ask()).body, b"two" in again.recorded(ask()).body] == [True, True]
+
+
+def test_a_sequence_passes_over_faults_where_replies_came_after_all(store: Store) -> None:
+    source = Source(Answer(status=500), chat("four"))
+    handler = Replay(source, store, mode="auto", repeat="sequence")
+    with pytest.raises(Fault):
+        asyncio.run(handler(ask()))
+    asyncio.run(handler(ask()))
+    assert b"four" in Replay(None, store, mode="replay", repeat="sequence").recorded(ask()).body
+    only_faults = Replay(Source(Answer(status=400)), store, mode="auto", repeat="sequence")
+    with pytest.raises(Fault):
+        asyncio.run(only_faults(ask("bad")))
+    with pytest.raises(Fault, match="HTTP 400"):
+        Replay(None, store, mode="replay", repeat="sequence").recorded(ask("bad"))
+
+
+def test_threads_share_out_a_sequence(store: Store) -> None:
+    source = Source(*(chat(str(number)) for number in range(40)))
+    recording = Replay(source, store, mode="record")
+    for _ in range(40):
+        asyncio.run(recording(ask()))
+    handler = Replay(None, store, mode="replay", repeat="sequence")
+    bodies: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: bodies.extend(handler.recorded(ask()).body for _ in range(10)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(bodies)) == 40
 
 
 @pytest.mark.parametrize(

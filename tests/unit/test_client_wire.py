@@ -182,6 +182,11 @@ def test_an_error_inside_a_stream_is_malformed() -> None:
         )
 
 
+def test_an_error_event_of_responses_is_malformed() -> None:
+    with pytest.raises(Malformed, match="server_error"):
+        read("/v1/responses", stream(RESPONSES_STREAM[0], {"type": "error", "code": "server_error"}), STREAM)
+
+
 def test_cached_tokens_are_part_of_the_input_for_both_providers() -> None:
     openai_usage = {
         "prompt_tokens": 115,

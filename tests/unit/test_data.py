@@ -120,7 +120,7 @@ BAD = {
     "user completion": ({"prompt": "Hi", "completion": [USER]}, "`completion` that is neither"),
     "tool call completion": (
         {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
-        "`completion` that is neither",
+        "has a tool call as its completion",
     ),
     "true id": ({"prompt": "Hi", "id": True}, "has true as its id"),
     "blank id": ({"prompt": "Hi", "id": " "}, "as its id"),
