@@ -123,10 +123,10 @@ def mix(
     products over these few shapes are faster than the fused attention, whose backward is slow on short sequences.
     """
     rows = queries.shape[:-1].numel()
-    scores = torch.cat([_product(queries, key.transpose(1, 2)).view(rows, -1) for key in keys], -1).float()
+    scores = torch.cat([_product(queries, key.transpose(1, 2)).view(rows, -1) for key in keys], -1)
     if mask is not None:
         _by_parent(scores, queries).add_(mask)
-    weights = scores.softmax(-1).to(queries.dtype)
+    weights = scores.softmax(-1)  # computed in float32 whatever the dtype
     parts = weights.split([value.shape[1] for value in values], -1)
     said = _product(parts[0], values[0]).view(rows, -1)
     for part, value in zip(parts[1:], values[1:], strict=True):
@@ -152,11 +152,11 @@ class _StagedAttention(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, stages: Sequence[Stage], scaling: float
     ) -> Tensor:
-        said = torch.empty_like(query)
+        said, query = torch.empty_like(query), query * scaling
         kept: list[Tensor] = []
         for stage in stages:
-            queries = _spread_queries(query * scaling, stage, key.shape[1])
-            found, weights = mix(queries, _seen(key, stage), _seen(value, stage), stage.mask)
+            queries = _spread_queries(query, stage, key.shape[1])
+            found, weights = mix(queries, _seen(key, stage), _seen(value, stage), stage.mask.to(query.dtype))
             said[stage.tokens] = _gather_queries(found, stage)
             kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
@@ -173,11 +173,11 @@ class _StagedAttention(torch.autograd.Function):
         )
         for stage, weights in zip(ctx.stages, kept, strict=True):
             keys, values = _seen(key, stage), _seen(value, stage)
-            queries = _spread_queries(query * ctx.scaling, stage, key.shape[1])
+            queries = _spread_queries(query, stage, key.shape[1])
             above = _spread_queries(gradient, stage, key.shape[1])
             to_weights = torch.cat([_product(above, v.transpose(1, 2)).view(len(weights), -1) for v in values], -1)
-            to_scores = torch._softmax_backward_data(to_weights.float(), weights.float(), -1, torch.float32)
-            parts = to_scores.to(query.dtype).split([k.shape[1] for k in keys], -1)
+            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+            parts = to_scores.split([k.shape[1] for k in keys], -1)
             found = sum(_product(part, k).view(queries.shape) for part, k in zip(parts, keys, strict=True))
             to_query[stage.tokens] = _gather_queries(found, stage) * ctx.scaling
             _add_seen(to_key, [_columns(p, queries, k) for p, k in zip(parts, keys, strict=True)], stage)

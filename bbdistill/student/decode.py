@@ -109,7 +109,7 @@ class TreeDecoder:
             [*range(span.end + 1 - n, span.end + 1), *[0] * (max(lengths) - n)]
             for span, n in zip(tree.spans, lengths, strict=True)
         ]
-        mask = torch.zeros(len(lengths), 1, 1, self._shared + max(lengths) + self._room)
+        mask = torch.zeros(len(lengths), 1, 1, self._shared + max(lengths) + self._room, dtype=self._model.dtype)
         for row, n in zip(mask, lengths, strict=True):
             row[..., self._shared + n : self._shared + max(lengths)] = HIDDEN
         return torch.tensor(tokens, device=self._model.device), mask.to(self._model.device)

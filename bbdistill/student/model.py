@@ -43,7 +43,7 @@ def load_base(model: str, *, device: str = "auto", dtype: str = "auto") -> Base:
     with _loading(model):
         config = AutoConfig.from_pretrained(name)
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype=pick_dtype(dtype, place), attn_implementation=NAME if is_plain(config) else "sdpa"
+            name, dtype=pick_dtype(dtype, place), attn_implementation=NAME if is_plain(config) else None
         )
     loaded.requires_grad_(False)
     torch.nn.Module.to(loaded.eval(), place)

@@ -263,7 +263,7 @@ def test_other_models_are_padded_with_one_warning(
         torch.testing.assert_close(hidden, torch.stack([last for _, last in plain]), rtol=0, atol=1e-5)
         assert_same(gradients(adapters, logprobs.sum() / 15), gradients(adapters, expected.sum() / 15))
         assert sum(len(part) for part in micro_batches(base.model, [[row] for row in rows])) == len(rows)
-    assert [record.message for record in caplog.records] == [
+    assert [record.message for record in caplog.records if record.name.startswith("bbdistill")] == [
         f"models of type `{family}` are trained on padded rows: what prompts share is computed once only for plain "
         "attention (Llama and Qwen families)"
     ]
