@@ -3,11 +3,12 @@
 A mask is 1.0 on the tokens that count and 0.0 elsewhere; what stands under a 0.0 never reaches a result or a gradient.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 AT_ONCE = 128
 """Positions whose logits are turned to float32 at a time."""
@@ -25,6 +26,40 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     # In pieces: bfloat16 logits turned to float32 at once would hold the largest tensor of a step three times.
     pieces = zip(logits.split(AT_ONCE), targets.split(AT_ONCE), strict=True)
     return torch.cat([-F.cross_entropy(_wide(piece), ids, reduction="none") for piece, ids in pieces])
+
+
+def head_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Log-probs in nats, float32, of `targets` (N,) under the logits `hidden` (N, H) @ `head` (V, H) transposed.
+
+    `head` gets no gradient. Logits exist `AT_ONCE` rows at a time, once: the gradient of a token's log-prob towards its
+    hidden state is worked out beside it, so that the backward is one product by a number per token.
+    """
+    found = _HeadLogprobs.apply(hidden, head, targets, torch.is_grad_enabled() and hidden.requires_grad)
+    assert isinstance(found, Tensor), f"{type(found)=}"
+    return found
+
+
+class _HeadLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, train: bool) -> Tensor:
+        found = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        slopes = torch.empty_like(hidden) if train else None  # (N, H)
+        for first in range(0, len(hidden), AT_ONCE):
+            here = slice(first, first + AT_ONCE)
+            logprobs = (hidden[here] @ head.T).float().log_softmax(-1)
+            found[here] = logprobs.gather(1, targets[here, None]).squeeze(1)
+            if slopes is not None:
+                expected = logprobs.exp_().to(head.dtype) @ head  # (n, H) the mean of the head's rows
+                slopes[here] = head[targets[here]] - expected
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return (slopes * gradient.unsqueeze(1)).to(slopes.dtype), None, None, None
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from bbdistill.student.lora import compute_in_base_dtype, factors_cast_once
 from bbdistill.student.model import Base
 
 NAMES = ("policy", "discriminator")
@@ -44,7 +45,8 @@ class Adapters:
                 self._model.set_adapter(name)
                 for parameter in self._parameters[name]:
                     parameter.requires_grad_(train)
-                with torch.set_grad_enabled(train):
+                frozen = nullcontext() if train else factors_cast_once(self._model, name)
+                with torch.set_grad_enabled(train), frozen:
                     yield
         finally:
             self._freeze()
@@ -89,6 +91,7 @@ def _inject(base: Base, rank: int, alpha: int, seed: int) -> PeftModel:
         targets = sorted(_config(model, NAMES[0]).target_modules or ())
         for name in NAMES[1:]:
             model.add_adapter(name, lora(targets))
+        compute_in_base_dtype(model, NAMES)
     return model.eval()
 
 

@@ -1,57 +1,234 @@
-"""Attention for the CPU: several queries share a key there as they do in the weights, without copies of the key."""
+"""Attention as the student's forwards need it, registered with transformers so that its models run unchanged.
 
+A forward that is given `attend` attends so; any other is the usual attention under a mask. `attend` travels as a
+keyword of the forward, not as a state of the module: a layer computed again for its gradient gets the same one.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils._triton import has_triton
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-GROUPED = "bbdistill_grouped"
-PLAIN_FAMILIES = frozenset(("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"))
-"""Model types whose attention is softmax(scale q k + mask) v and nothing else."""
+from bbdistill.student.tree import Stage, Tree
+
+Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float], Tensor]
+"""(module, query (B, H, N, D), key (B, K, N, D), value, scaling) -> (B, N, H, D); H is a multiple of K."""
+Remember = Callable[[nn.Module, Tensor, Tensor], None]
+"""(module, key (B, K, N, D), value)."""
+
+NAME = "bbdistill"
+PLAIN_FAMILIES = frozenset(("llama", "mistral", "qwen2", "qwen3", "smollm3"))
+"""Model types whose attention is softmax(scale q k + mask) v and nothing else, and gets the forward's keywords."""
 
 LONG = 1 << 20
-"""Scores per head beyond which holding them all costs more memory than it saves time."""
+"""Scores of a segment and head beyond which holding them costs more memory than it saves time."""
 
 
-def attention_for(device: torch.device, model_type: str) -> str:
-    """Name of the attention that `from_pretrained` should use.
-
-    Measured with SmolLM2-135M in bfloat16 and LoRA on one core with AVX512-BF16: a training step on 8 x 200 tokens
-    runs at 182 tokens/s grouped, 178 eager, 152 sdpa (whose backward is slow); sampling 32 rows at 118, 77 and 87.
-    """
-    return GROUPED if device.type == "cpu" and model_type in PLAIN_FAMILIES else "sdpa"
+def is_plain(config: PreTrainedConfig) -> bool:
+    """Whether tokens may be laid out as a tree: sliding windows and recurrent states need the plain order."""
+    layers = DynamicCache(config=config).layers
+    return config.model_type in PLAIN_FAMILIES and all(type(layer) is DynamicLayer for layer in layers)
 
 
-def grouped_attention(
+def along(tree: Tree, remember: Remember | None = None) -> dict[str, Any]:
+    """Keywords with which a model's forward over `tree.ids` attends along the paths of `tree`."""
+    inner = _attend_along(tree)
+
+    def attend_and_remember(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        if remember is not None:
+            remember(module, key, value)
+        return inner(module, query, key, value, scaling)
+
+    return keywords(tree.positions, attend_and_remember)
+
+
+def keywords(positions: Tensor, how: Attend) -> dict[str, Any]:
+    """Of a forward that attends as `how` says; `positions` are (B, N)."""
+    return {
+        "position_ids": positions,
+        "use_cache": False,
+        "attend": how,
+        # A mask of four dimensions is taken as it is: the model builds none of its own, which would be quadratic.
+        "attention_mask": torch.empty(1, 1, 0, 0, device=positions.device),
+    }
+
+
+def _attend_along(tree: Tree) -> Attend:
+    long = any(stage.mask.shape[2] * stage.mask.shape[3] > LONG for stage in tree.stages)
+    if tree.ids.device.type == "cpu" and not long:
+        return partial(_attend_in_stages, tree.stages)
+    if tree.ids.device.type == "cuda" and has_triton():
+        length = tree.ids.shape[1]
+        mask = create_block_mask(lambda _b, _h, q, k: tree.sees(q, k), None, None, length, length, tree.ids.device)
+        return partial(_attend_masked, flex_attention_forward, mask)
+    return partial(_attend_masked, sdpa_attention_forward, tree.dense())
+
+
+def _attend_masked(
+    function: Callable[..., tuple[Tensor, Any]],
+    mask: Any,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+) -> Tensor:
+    return function(module, query, key, value, mask, scaling=scaling)[0]
+
+
+def _attend_in_stages(
+    stages: Sequence[Stage], _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float
+) -> Tensor:
+    # (1, H, N, D) to (N, H, D), in which a segment is a slice.
+    heads_last = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    said = _StagedAttention.apply(*heads_last, stages, scaling)
+    assert isinstance(said, Tensor), f"{type(said)=}"
+    return said.unsqueeze(0)
+
+
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    *,
     scaling: float,
-    **_: Any,
+    attend: Attend | None = None,
+    **rest: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """(B, N, H, D) attention of `query` (B, H, N, D) to `key` and `value` (B, K, S, D), where H is a multiple of K.
+    """The registered function: (B, N, H, D), and no weights."""
+    if attend is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+    return attend(module, query, key, value, scaling), None
 
-    The queries of one key head are laid in a row, so that two batched products do for all of them.
-    `attention_mask` is added to the scores: (B or 1, 1, N, S).
+
+def mix(
+    queries: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What each query gets, (K, P, M, R, L, D), and its weights, (K, P, M R L, sum of S).
+
+    `queries` (K, P, M, R, L, D), scaled: K key heads, P parents of M segments, R queries per key, L tokens. Each of
+    `keys` is (K C, S, D), shared by P M / C segments each, and `values` go with them. In bfloat16 on a CPU, batched
+    products over these few shapes are faster than the fused attention, whose backward is slow on short sequences.
     """
-    if query.shape[2] * key.shape[2] > LONG:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
-    batch, heads, length, width = query.shape
-    shared = key.shape[1]
-    queries = (query * scaling).reshape(batch * shared, -1, width)  # (B K, H/K N, D)
-    keys, values = key.reshape(batch * shared, -1, width), value.reshape(batch * shared, -1, width)
-    scores = torch.bmm(queries, keys.transpose(1, 2)).view(batch, shared, heads // shared, length, -1)
-    if attention_mask is not None:
-        scores = scores + attention_mask.unsqueeze(1)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype).view(batch * shared, -1, keys.shape[1])
-    said = torch.bmm(weights, values).view(batch, heads, length, width)
-    return said.transpose(1, 2).contiguous(), None
+    rows = queries.shape[:-1].numel()
+    scores = torch.cat([_product(queries, key.transpose(1, 2)).view(rows, -1) for key in keys], -1)
+    if mask is not None:
+        _by_parent(scores, queries).add_(mask)
+    weights = scores.softmax(-1)  # computed in float32 whatever the dtype
+    parts = weights.split([value.shape[1] for value in values], -1)
+    said = _product(parts[0], values[0]).view(rows, -1)
+    for part, value in zip(parts[1:], values[1:], strict=True):
+        said = said + _product(part, value).view(rows, -1)
+    return said.view(queries.shape), weights
 
 
-AttentionInterface.register(GROUPED, grouped_attention)
-AttentionMaskInterface.register(GROUPED, eager_mask)
+def _product(rows: Tensor, columns: Tensor) -> Tensor:
+    """(C, n, S) of any `rows` that end with width D, cut into C equal parts, and `columns` (C, D, S)."""
+    return torch.bmm(rows.reshape(columns.shape[0], -1, columns.shape[1]), columns)
+
+
+def _by_parent(scores: Tensor, queries: Tensor) -> Tensor:
+    """(K, P, M R, L, S) view of scores, to which a stage's mask (P, 1, L, S) can be added."""
+    keys, parents, many, share, length, _ = queries.shape
+    return scores.view(keys, parents, many * share, length, -1)
+
+
+class _StagedAttention(torch.autograd.Function):
+    """query (N, H, D), key and value (N, K, D) to (N, H, D)."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, stages: Sequence[Stage], scaling: float
+    ) -> Tensor:
+        said, query = torch.empty_like(query), query * scaling
+        kept: list[Tensor] = []
+        for stage in stages:
+            queries = _spread_queries(query, stage, key.shape[1])
+            found, weights = mix(queries, _seen(key, stage), _seen(value, stage), stage.mask.to(query.dtype))
+            said[stage.tokens] = _gather_queries(found, stage)
+            kept.append(weights)
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.stages, ctx.scaling = stages, scaling  # type: ignore[attr-defined]
+        return said
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *kept = ctx.saved_tensors
+        to_query = torch.empty_like(query)
+        to_key, to_value = (
+            torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in (key, value)
+        )
+        for stage, weights in zip(ctx.stages, kept, strict=True):
+            keys, values = _seen(key, stage), _seen(value, stage)
+            queries = _spread_queries(query, stage, key.shape[1])
+            above = _spread_queries(gradient, stage, key.shape[1])
+            to_weights = torch.cat([_product(above, v.transpose(1, 2)).view(len(weights), -1) for v in values], -1)
+            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+            parts = to_scores.split([k.shape[1] for k in keys], -1)
+            found = sum(_product(part, k).view(queries.shape) for part, k in zip(parts, keys, strict=True))
+            to_query[stage.tokens] = _gather_queries(found, stage) * ctx.scaling
+            _add_seen(to_key, [_columns(p, queries, k) for p, k in zip(parts, keys, strict=True)], stage)
+            shares = weights.split([k.shape[1] for k in keys], -1)
+            _add_seen(to_value, [_columns(p, above, v) for p, v in zip(shares, values, strict=True)], stage)
+        return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None, None
+
+
+def _columns(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
+    """(C, S, D): for each of `like`'s keys, the sum of `rows` by their `weights` for it."""
+    parts, length, width = like.shape
+    return torch.bmm(weights.reshape(parts, -1, length).transpose(1, 2), rows.reshape(parts, -1, width))
+
+
+def _spread(tensor: Tensor, stage: Stage) -> Tensor:
+    """(P M L, heads, D), zeros where a segment is shorter than the longest."""
+    flat = tensor.new_zeros(stage.shape[0] * stage.shape[1] * stage.shape[2], *tensor.shape[1:])
+    return flat.index_copy_(0, stage.places, tensor[stage.tokens])
+
+
+def _spread_queries(query: Tensor, stage: Stage, key_heads: int) -> Tensor:
+    """(K, P, M, R, L, D) of (N, H, D)."""
+    parents, many, longest = stage.shape
+    flat = _spread(query, stage).view(parents, many, longest, key_heads, -1, query.shape[-1])
+    return flat.permute(3, 0, 1, 4, 2, 5).contiguous()
+
+
+def _gather_queries(found: Tensor, stage: Stage) -> Tensor:
+    """(n, H, D) of (K, P, M, R, L, D)."""
+    flat = found.permute(1, 2, 4, 0, 3, 5).reshape(
+        found.shape[1] * found.shape[2] * found.shape[4], -1, found.shape[-1]
+    )
+    return flat[stage.places]
+
+
+def _seen(tensor: Tensor, stage: Stage) -> list[Tensor]:
+    """(K C, S, D) for each ancestor depth and then the segments' own, of (N, K, D)."""
+    heads, width = tensor.shape[1:]
+    parts = [tensor[index] for index in stage.path]
+    parts.append(_spread(tensor, stage).view(-1, stage.shape[2], heads, width))
+    return [part.permute(2, 0, 1, 3).reshape(-1, part.shape[1], width) for part in parts]
+
+
+def _add_seen(total: Tensor, parts: Sequence[Tensor], stage: Stage) -> None:
+    """The reverse of `_seen`: adds what belongs to each token to `total` (N, K, D)."""
+    heads, width = total.shape[1:]
+    flat = [part.view(heads, -1, width).transpose(0, 1).to(total.dtype) for part in parts]
+    for index, part in zip(stage.path, flat, strict=False):
+        total.index_add_(0, index.flatten(), part)
+    total[stage.tokens] += flat[-1][stage.places]
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,19 +1,23 @@
-"""Token rows to tensors and back: which rows share a forward, what of them is computed once, and completion log-probs.
+"""Token rows to tensors and back: which rows share a forward, completion log-probs, last hidden states.
 
-Rows are padded on the right and carry no attention mask: under causal attention no real token sees what comes after it.
-Tokens that all rows of a batch begin with are computed once; their keys and values, with gradients, serve every row.
+Where the model allows it, the rows of a forward are a tree and what they share is computed once. Elsewhere they are
+padded on the right and carry no attention mask: under causal attention no real token sees what comes after it.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cache
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
-from bbdistill.losses.common import token_logprobs
+from bbdistill.losses.common import head_logprobs, token_logprobs
+from bbdistill.student.attention import along, is_plain
+from bbdistill.student.tree import Row, Tree, lay_out, tree_tokens
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,40 +25,20 @@ class Limits:
     """What a device makes of batches, in tokens."""
 
     budget: int
-    """Padded tokens in one forward with gradients, which bounds its memory."""
-    forward_cost: int
-    """What starting a forward costs beside its tokens."""
+    """Tokens in one forward with gradients, which bounds its memory."""
     cached: int
     """Positions in the cache of one batch that is being sampled, which bounds its memory."""
 
 
-CPU = Limits(budget=1024, forward_cost=64, cached=1 << 14)
-"""Measured on two cores with a model of 135M parameters: time is linear in tokens from 500 to 2,300 per forward."""
-ACCELERATOR = Limits(budget=16384, forward_cost=1024, cached=1 << 15)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One sequence: the tokens given and the tokens said."""
-
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.prompt + self.completion
+CPU = Limits(budget=2048, cached=1 << 15)
+ACCELERATOR = Limits(budget=16384, cached=1 << 15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Rows as tensors: B rows, P shared tokens, N at most after them, T at most in a completion."""
+    """B rows as tensors, T tokens at most in a completion."""
 
-    prefix: Tensor
-    """(1, P) ids common to all rows; P may be 0. A last prompt token is never part of it: it predicts a completion."""
-    inputs: Tensor
-    """(B, N) ids after the prefix, without each row's last."""
-    predicts: Tensor
-    """(B, N) True where an input should predict a completion token."""
+    rows: tuple[Row, ...]
     targets: Tensor
     """(B, T) completion ids."""
     mask: Tensor
@@ -67,48 +51,40 @@ class Batch:
 
 def collate(model: PreTrainedModel, rows: Sequence[Row]) -> Batch:
     """Tensors on the model's device for rows that share a forward."""
-    shared = shared_prefix(model, [row.prompt for row in rows])
-    before = [len(row.prompt) - shared - 1 for row in rows]  # inputs that predict prompt tokens
-    predicts = [[False] * b + [True] * len(row.completion) for b, row in zip(before, rows, strict=True)]
-    device = model.device
     return Batch(
-        prefix=torch.tensor([rows[0].prompt[:shared]], dtype=torch.long, device=device),
-        inputs=_padded([row.ids[shared:-1] for row in rows], torch.long).to(device),
-        predicts=_padded(predicts, torch.bool).to(device),
-        targets=_padded([row.completion for row in rows], torch.long).to(device),
-        mask=_padded([[1.0] * len(row.completion) for row in rows], torch.float32).to(device),
+        rows=tuple(rows),
+        targets=_padded([row.completion for row in rows], torch.long).to(model.device),
+        mask=_padded([[1.0] * len(row.completion) for row in rows], torch.float32).to(model.device),
     )
 
 
 def completion_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
     """(B, T) log-probs in nats of `batch.targets`, 0 where `batch.mask` is. Only the logits they need are computed."""
-    after = read_prefix(model, batch.prefix, len(batch.inputs))
-    output = model(
-        input_ids=batch.inputs, past_key_values=after, use_cache=after is not None, logits_to_keep=batch.predicts
-    )
     real = batch.mask > 0
-    found = token_logprobs(output.logits.flatten(0, -2), batch.targets[real])  # completion tokens, row by row
+    of_rows = _tree_logprobs if as_tree(model) else _padded_logprobs
+    found = of_rows(model, batch.rows, batch.targets[real])  # completion tokens, row by row
     return torch.zeros_like(batch.mask, dtype=found.dtype).masked_scatter(real, found)
 
 
 def last_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     """(B, H) final hidden state of each row's last token."""
-    shared = shared_prefix(model, [row.prompt for row in rows])
-    rests = [row.ids[shared:] for row in rows]
-    prefix = torch.tensor([rows[0].prompt[:shared]], dtype=torch.long, device=model.device)
-    inputs = _padded(rests, torch.long).to(model.device)
-    after = read_prefix(model, prefix, len(rows))
-    output = model.base_model(input_ids=inputs, past_key_values=after, use_cache=after is not None)
-    hidden = output.last_hidden_state  # (B, N, H)
-    return hidden[torch.arange(len(rows)), torch.tensor([len(rest) - 1 for rest in rests])]
+    if as_tree(model):
+        tree = lay_out(rows, model.device)
+        return _hidden(model, tree)[torch.tensor([span.end for span in tree.spans], device=model.device)]
+    inputs = _padded([row.ids for row in rows], torch.long).to(model.device)
+    hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state  # (B, N, H)
+    return hidden[torch.arange(len(rows)), torch.tensor([len(row.ids) - 1 for row in rows])]
 
 
-def micro_batches(groups: Sequence[Sequence[Row]], limits: Limits) -> list[list[int]]:
+def micro_batches(
+    model: PreTrainedModel, groups: Sequence[Sequence[Row]], budget: int | None = None
+) -> list[list[int]]:
     """Which groups of rows share a forward: indices into `groups`, each once. Rows of one group stay together.
 
-    Rows of one prompt are neighbours, and prompts are in order of their longest row. Neighbours are put together where
-    that costs no more than two forwards would, and fits the budget; a group beyond the budget is a batch by itself.
+    Rows of one prompt are neighbours, and prompts are in order of their longest row. Neighbours share a forward as long
+    as its tokens fit the budget (that of the device where None); a group beyond it is a batch by itself.
     """
+    limit = budget or limits_of(model.device).budget
     longest: dict[tuple[int, ...], int] = {}
     for group in groups:
         longest[group[0].prompt] = max(longest.get(group[0].prompt, 0), _longest(group))
@@ -118,14 +94,11 @@ def micro_batches(groups: Sequence[Sequence[Row]], limits: Limits) -> list[list[
     batches: list[list[int]] = []
     rows: list[Row] = []
     for index in order:
-        group = list(groups[index])
-        together, apart = _tokens([*rows, *group], limits), _tokens(group, limits) + limits.forward_cost
-        if rows and together <= limits.budget and together <= _tokens(rows, limits) + apart:
-            batches[-1].append(index)
-            rows += group
-        else:
-            batches.append([index])
-            rows = group
+        rows += groups[index]
+        if not batches or forward_tokens(model, rows) > limit:
+            batches.append([])
+            rows = list(groups[index])
+        batches[-1].append(index)
     return batches
 
 
@@ -133,41 +106,53 @@ def limits_of(device: torch.device) -> Limits:
     return CPU if device.type == "cpu" else ACCELERATOR
 
 
-def _tokens(rows: Sequence[Row], limits: Limits) -> int:
-    """Padded tokens of one forward over `rows`."""
-    shared = _shared([row.prompt for row in rows], limits)
-    return shared + len(rows) * (_longest(rows) - shared)
+def _tree_logprobs(model: PreTrainedModel, rows: Sequence[Row], targets: Tensor) -> Tensor:
+    # The last token of a row predicts nothing.
+    tree = lay_out([Row(prompt=row.prompt, completion=row.completion[:-1]) for row in rows], model.device)
+    places = [
+        place
+        for row, span in zip(rows, tree.spans, strict=True)
+        for place in (span.prompt_end, *range(span.start, span.start + span.length))[: len(row.completion)]
+    ]
+    hidden = _hidden(model, tree)[torch.tensor(places, dtype=torch.long, device=model.device)]
+    return head_logprobs(hidden, model.get_output_embeddings().weight, targets)
+
+
+def _padded_logprobs(model: PreTrainedModel, rows: Sequence[Row], targets: Tensor) -> Tensor:
+    inputs = _padded([row.ids[:-1] for row in rows], torch.long).to(model.device)
+    predicts = _padded([[False] * (len(row.prompt) - 1) + [True] * len(row.completion) for row in rows], torch.bool)
+    logits = model(input_ids=inputs, use_cache=False, logits_to_keep=predicts.to(model.device)).logits
+    return token_logprobs(logits.flatten(0, -2), targets)
+
+
+def _hidden(model: PreTrainedModel, tree: Tree) -> Tensor:
+    """(N, H) final hidden states."""
+    return model.base_model(input_ids=tree.ids, **along(tree)).last_hidden_state[0]
+
+
+def as_tree(model: PreTrainedModel) -> bool:
+    """Whether the rows of a forward are laid out as a tree; says once for a model that they are not."""
+    return _as_tree(model.config.model_type, is_plain(model.config))
+
+
+@cache
+def _as_tree(model_type: str, plain: bool) -> bool:
+    if not plain:
+        _log.warning(
+            "models of type `%s` are trained on padded rows: what prompts share is computed once only for plain "
+            "attention (Llama and Qwen families)",
+            model_type,
+        )
+    return plain
+
+
+def forward_tokens(model: PreTrainedModel, rows: Sequence[Row]) -> int:
+    """Of one forward over `rows`."""
+    return tree_tokens(rows) if as_tree(model) else len(rows) * _longest(rows)
 
 
 def _longest(rows: Sequence[Row]) -> int:
     return max(len(row.prompt) + len(row.completion) for row in rows)
-
-
-def _shared(prompts: Sequence[tuple[int, ...]], limits: Limits) -> int:
-    """Leading tokens to compute once for all prompts; 0 where a second forward would cost more than it saves."""
-    low, high = min(prompts), max(prompts)  # all others lie between
-    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
-    shared = min(alike, min(map(len, prompts)) - 1)  # the last token of each is its own: it predicts a completion
-    return shared if (len(prompts) - 1) * shared > limits.forward_cost else 0
-
-
-def shared_prefix(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many leading tokens of `prompts` are worth computing once.
-
-    0 where a layer does not keep all its keys and values: sliding windows and recurrent states are not for sharing.
-    """
-    layers = DynamicCache(config=model.config).layers
-    return _shared(prompts, limits_of(model.device)) if all(type(layer) is DynamicLayer for layer in layers) else 0
-
-
-def read_prefix(model: PreTrainedModel, prefix: Tensor, rows: int) -> DynamicCache | None:
-    """Keys and values of `prefix` (1, P), repeated for `rows` rows, with their graph; None where P is 0."""
-    if prefix.shape[1] == 0:
-        return None
-    cache = DynamicCache(config=model.config)
-    model.base_model(input_ids=prefix, past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(rows)
-    return cache
 
 
 def _padded(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:

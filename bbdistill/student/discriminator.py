@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from bbdistill.losses.discriminator import bradley_terry_loss
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import Row, last_hidden, limits_of, micro_batches
+from bbdistill.student.batches import last_hidden, micro_batches
 from bbdistill.student.model import Base
 from bbdistill.student.optimiser import Optimiser, merge_metrics
+from bbdistill.student.tree import Row
 from bbdistill.types import Prompt, RankedPair, Rollout
 
 DISCRIMINATOR = "discriminator"
@@ -94,8 +95,7 @@ class Discriminator:
             for group, row_group in zip(groups, rows, strict=True)
         ]
         return [
-            [pair for index in indices for pair in keyed[index]]
-            for indices in micro_batches(rows, limits_of(self._base.device))
+            [pair for index in indices for pair in keyed[index]] for indices in micro_batches(self._base.model, rows)
         ]
 
     def _row(self, prompt: Prompt, text: str) -> Row:

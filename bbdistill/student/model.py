@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging
 
 from bbdistill.errors import ConfigError
-from bbdistill.student.attention import attention_for
+from bbdistill.student.attention import NAME, is_plain
 from bbdistill.student.bundled import bundled_student
 from bbdistill.student.tokenize import Chat
 
@@ -43,7 +43,7 @@ def load_base(model: str, *, device: str = "auto", dtype: str = "auto") -> Base:
     with _loading(model):
         config = AutoConfig.from_pretrained(name)
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype=pick_dtype(dtype, place), attn_implementation=attention_for(place, config.model_type)
+            name, dtype=pick_dtype(dtype, place), attn_implementation=NAME if is_plain(config) else None
         )
     loaded.requires_grad_(False)
     torch.nn.Module.to(loaded.eval(), place)

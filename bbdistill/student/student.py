@@ -13,11 +13,12 @@ from bbdistill.losses.common import masked_mean
 from bbdistill.losses.policy import PolicyInputs, policy_loss
 from bbdistill.losses.sft import sft_loss
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import Batch, Row, collate, completion_logprobs, limits_of, micro_batches
+from bbdistill.student.batches import Batch, collate, completion_logprobs, micro_batches
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.model import Base, load_base, load_chat
 from bbdistill.student.optimiser import Optimiser, merge_metrics
 from bbdistill.student.sample import Sampled, sample
+from bbdistill.student.tree import Row
 from bbdistill.types import PolicyExample, Prompt, Rollout, SFTExample
 
 POLICY = "policy"
@@ -54,7 +55,7 @@ class Student:
         rows = [self._row(prompt, text) for prompt, text in pairs]
         found = [0.0] * len(rows)
         with self.adapters.use(POLICY if adapter else None):
-            for indices in micro_batches([[row] for row in rows], limits_of(self.base.device)):
+            for indices in micro_batches(self.base.model, [[row] for row in rows]):
                 batch = collate(self.base.model, [rows[index] for index in indices])
                 logprobs = completion_logprobs(self.base.model, batch)
                 for index, row, mask in zip(indices, logprobs, batch.mask, strict=True):
@@ -106,7 +107,7 @@ class Student:
         """Micro-batches: the batch, log-probs of the sampler (B, T), advantages (B,)."""
         rows = [self._row(example.rollout.prompt, example.rollout.token_ids) for example in examples]
         found: list[tuple[Batch, Tensor, Tensor]] = []
-        for indices in micro_batches([[row] for row in rows], limits_of(self.base.device)):
+        for indices in micro_batches(self.base.model, [[row] for row in rows]):
             batch = collate(self.base.model, [rows[index] for index in indices])
             drawn = batch.place([examples[index].rollout.logprobs for index in indices])
             advantages = torch.tensor([examples[index].advantage for index in indices], device=self.base.device)
@@ -142,7 +143,7 @@ class Student:
     def _sft_term(self, rows: Sequence[Row]) -> dict[str, float]:
         total_tokens = sum(len(row.completion) for row in rows)
         parts: list[tuple[float, dict[str, Tensor]]] = []
-        for indices in micro_batches([[row] for row in rows], limits_of(self.base.device)):
+        for indices in micro_batches(self.base.model, [[row] for row in rows]):
             batch = collate(self.base.model, [rows[index] for index in indices])
             logprobs = completion_logprobs(self.base.model, batch)
             loss, metrics = sft_loss(logprobs, batch.mask, total_tokens=total_tokens)

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bbdistill.errors import ConfigError, RunError
-from bbdistill.student import attention, checkpoint
+from bbdistill.student import checkpoint
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import CPU, Limits, Row, collate, completion_logprobs, last_hidden, micro_batches
+from bbdistill.student.batches import collate, completion_logprobs, last_hidden, micro_batches
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.export import load_adapter, merge, save_adapter
 from bbdistill.student.files import whole_directory
@@ -24,6 +24,7 @@ from bbdistill.student.model import load_base
 from bbdistill.student.sample import draw, sample
 from bbdistill.student.student import Student, open_student, preview
 from bbdistill.student.tokenize import Chat
+from bbdistill.student.tree import Row, tree_tokens
 from bbdistill.types import PolicyExample, Prompt, RankedPair, SFTExample
 
 ODD_TEXTS = [
@@ -221,12 +222,11 @@ def test_the_reference_is_the_untouched_base(student: Student, model: Path):
 
 @pytest.mark.parametrize("prefix", [0, 3, 150])
 def test_batched_logprobs_and_gradients_equal_those_of_single_rows(student: Student, prefix: int):
-    """Right padding without a mask, completion logits only, and (at 150) a shared prefix computed once."""
+    """Completion logits only, and a shared prefix computed once."""
     rows, model = random_rows(6, prefix=prefix), student.base.model
     disturb(student)
     with student.adapters.use("policy", train=True):
         batch = collate(model, rows)
-        assert batch.prefix.shape[1] == (0 if 5 * prefix < CPU.forward_cost else prefix)
         logprobs = completion_logprobs(model, batch)
         assert batch.mask.sum(1).tolist() == [len(row.completion) for row in rows]
         (logprobs.square() * batch.mask).sum().backward()
@@ -242,15 +242,6 @@ def test_batched_logprobs_and_gradients_equal_those_of_single_rows(student: Stud
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_long_attention_equals_short(student: Student, monkeypatch: pytest.MonkeyPatch):
-    """Both ways to compute it, after a shared prefix and with padding."""
-    rows, model = random_rows(6, prefix=150), student.base.model
-    with student.adapters.use("policy"):
-        short = completion_logprobs(model, collate(model, rows))
-        monkeypatch.setattr(attention, "LONG", 0)
-        torch.testing.assert_close(completion_logprobs(model, collate(model, rows)), short, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("prefix", [0, 150])
 def test_last_hidden_is_that_of_each_rows_last_token(student: Student, prefix: int):
     rows, model = random_rows(5, prefix=prefix), student.base.model
@@ -264,26 +255,25 @@ def test_last_hidden_is_that_of_each_rows_last_token(student: Student, prefix: i
 def test_a_batch_by_hand(student: Student):
     rows = [Row(prompt=(5, 6, 7), completion=(8,)), Row(prompt=(5,), completion=(9, 10))]
     batch = collate(student.base.model, rows)
-    assert batch.inputs.tolist() == [[5, 6, 7], [5, 9, 0]]
-    assert batch.predicts.tolist() == [[False, False, True], [True, True, False]]
     assert batch.targets.tolist() == [[8, 0], [9, 10]]
     assert batch.mask.tolist() == [[1, 0], [1, 1]]
     assert batch.place([[0.5], [1.5, 2.5]]).tolist() == [[0.5, 0], [1.5, 2.5]]
 
 
-def test_micro_batches_hold_every_group_once_and_fit_the_budget():
+def test_micro_batches_hold_every_group_once_and_fit_the_budget(student: Student):
     rows = random_rows(40)
-    batches = micro_batches([[row] for row in rows], Limits(budget=100, forward_cost=10, cached=1))
+    batches = micro_batches(student.base.model, [[row] for row in rows], 100)
     assert sorted(index for batch in batches for index in batch) == list(range(40))
-    assert all(len(batch) * max(len(rows[i].ids) for i in batch) <= 100 for batch in batches)
-    assert len(batches) < 20
+    assert all(tree_tokens([rows[i] for i in batch]) <= 100 for batch in batches)
+    assert len(batches) < 8
 
 
-def test_rows_of_one_prompt_share_a_batch_and_other_prompts_stay_out_where_that_is_cheaper():
-    """Two long prompts with four short completions each: together each row would carry a whole prompt."""
+def test_rows_of_one_prompt_share_a_batch(student: Student):
+    """Two long prompts with four short completions each do not fit together."""
     one, two = tuple(range(1000)), tuple(range(1000, 2000))
     rows = [Row(prompt=prompt, completion=(i,) * 5) for i in range(4) for prompt in (one, two)]
-    assert sorted(map(sorted, micro_batches([[row] for row in rows], CPU))) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    batches = micro_batches(student.base.model, [[row] for row in rows], 1100)
+    assert sorted(map(sorted, batches)) == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
