@@ -33,6 +33,8 @@ class Call:
     """Seconds for `connect`, `read`, `write`, `pool`, as the SDK asked; None or absent = no wish."""
     attempt: int = 1
     """Which try this is."""
+    key: str = ""
+    """Of the request in the record, once it has been looked for there."""
 
     @property
     def path(self) -> str:

@@ -66,6 +66,7 @@ class SyncEdge(httpx2.BaseTransport):
     def __init__(self, stack: Stack, *, store: Store | None = None, library: Library = "httpx2") -> None:
         self._stack, self._store, self._package = stack, store, import_module(library)
         self._loop = LoopThread() if stack.offline is None else None
+        redact_logs()
 
     def handle_request(self, request: _Request) -> Any:
         body = request.read()

@@ -6,7 +6,6 @@ from functools import partial
 
 import httpx2
 
-from bbdistill.client import keys
 from bbdistill.client.budget import Budget, Purse
 from bbdistill.client.call import Call, Fault, Handler, Malformed, Mode, Repeat, Reply
 from bbdistill.client.gate import Gate, LimitHistory
@@ -122,7 +121,7 @@ def open_stack(
     socket = _socket(settings)
     spent = store.spent(run) if run is not None else None
     writer = Writer(store)
-    log = _attempt_log(store, writer, run, settings.teacher_id)
+    log = _attempt_log(store, writer, run)
     purse = _purse(settings, spent, beside)
     live, gate, budget = _live(Finish(socket), settings, purse, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat, writer=writer)
@@ -165,11 +164,10 @@ def _known_run(store: Store, wanted: str | None) -> str | None:
     return wanted
 
 
-def _attempt_log(store: Store, writer: Writer, run: str | None, teacher: str | None) -> OnAttempt:
+def _attempt_log(store: Store, writer: Writer, run: str | None) -> OnAttempt:
     """Writes attempts down, at the latest with the reply. It never fails a call over it."""
 
     def log(call: Call, attempt: Attempt) -> None:
-        key = keys.key(keys.canonical(call, teacher))
-        writer.post(partial(store.attempt, key, run, attempt))
+        writer.post(partial(store.attempt, call.key, run, attempt))
 
     return log

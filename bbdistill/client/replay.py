@@ -110,7 +110,7 @@ class Replay:
             if row is not None:
                 return await self._reuse(row)
         try:
-            reply = await inner(call)
+            reply = await inner(replace(call, key=key))
         except Fault as fault:
             await to_the_end(self._write(call, request, key, fault))
             raise
