@@ -227,14 +227,14 @@ def _call(request: _Request, body: bytes) -> Call:
 
 
 def _headers(request: _Request) -> tuple[dict[str, str], dict[str, str]]:
-    """Those to send on, and ours. One pass: `dict(request.headers)` looks every name up in all the others."""
+    """Those to send on, and ours. In one pass: `dict(request.headers)` looks every name up in all the others."""
+    encoding = request.headers.encoding
     theirs: dict[str, str] = {}
     ours: dict[str, str] = {}
-    encoding = request.headers.encoding
     for raw_name, raw_value in request.headers.raw:
         name, value = raw_name.decode("ascii").lower(), raw_value.decode(encoding)
         if name.startswith(_OURS):
-            ours[name[len(_OURS) :]] = value
+            ours[name.removeprefix(_OURS)] = value
         else:
             theirs[name] = f"{theirs[name]}, {value}" if name in theirs else value
     return theirs, ours

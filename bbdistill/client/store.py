@@ -19,7 +19,7 @@ from sqlite_utils import Database
 from bbdistill.client import audit, nearest
 from bbdistill.client.keys import Request, to_json
 from bbdistill.client.retry import Attempt
-from bbdistill.client.rows import ANSWER_COLUMNS, CALL_COLUMNS, AnswerRow, CallRow, RolloutRow, RunRow, SpendRow
+from bbdistill.client.rows import CALL_COLUMNS, AnswerRow, CallRow, RolloutRow, RunRow, SpendRow
 from bbdistill.client.sqlite import in_words, open_database, writing
 from bbdistill.types import Rollout
 
@@ -31,8 +31,8 @@ _PUT_CALL = f"""INSERT INTO calls ({", ".join(_WRITTEN)}, created_at, version)
     SELECT {", ".join(":" + name for name in _WRITTEN)}, :created_at, coalesce(max(version), 0) + 1
     FROM calls WHERE key = :key"""
 _CALLS = "SELECT " + ", ".join(f"calls.{name}" for name in CALL_COLUMNS) + " FROM calls "
-_ANSWERS = f"SELECT {', '.join(ANSWER_COLUMNS)} FROM calls "
-_USED = "EXISTS (SELECT 1 FROM run_calls WHERE run = :run AND call_id = calls.id) "
+_ANSWERS = f"SELECT {', '.join(AnswerRow._fields)} FROM calls "
+_USED = "EXISTS (SELECT 1 FROM run_calls WHERE run = :run AND call_id = calls.id)"
 
 
 class Store:
@@ -74,22 +74,20 @@ class Store:
 
         With `nth` it is the reply at this place, from 0, in the order of recording.
         """
-        order = "ORDER BY version DESC" if nth is None else "ORDER BY version"
-        mine = f"WHERE key = :key AND kind != 'fault' AND {_USED} {order}"
-        anyones = f"WHERE key = :key AND kind = 'ok' {order}"
-        return self._answer(mine, key=key, run=run, skip=nth or 0) or self._answer(anyones, key=key, skip=nth or 0)
+        mine = self._answer(f"kind != 'fault' AND {_USED}", key, run, nth)
+        return mine or self._answer("kind = 'ok'", key, run, nth)
 
     def find_used(self, key: str, run: str | None, nth: int | None = None) -> AnswerRow | None:
         """What `run` was answered, faults included where nothing better came; of any run if `run` is None.
 
         The newest, or with `nth` the one at this place, from 0, in the order of recording.
         """
-        scope = f"WHERE key = :key AND {_USED}" if run is not None else "WHERE key = :key"
-        order = "ORDER BY version DESC" if nth is None else "ORDER BY version"
-        found = self._answer(f"{scope} AND kind != 'fault' {order}", key=key, run=run, skip=nth or 0)
-        if found is not None or (nth and self._answer(f"{scope} AND kind != 'fault'", key=key, run=run)):
-            return found
-        return self._answer(f"{scope} {order}", key=key, run=run, skip=nth or 0)
+        whose = "TRUE" if run is None else _USED
+        good = f"kind != 'fault' AND {whose}"
+        found = self._answer(good, key, run, nth)
+        if found is None and (not nth or self._answer(good, key, run) is None):
+            return self._answer(whose, key, run, nth)
+        return found
 
     def calls(self, run: str | None = None) -> list[CallRow]:
         """Every call in the order of recording, or those that `run` used."""
@@ -242,9 +240,13 @@ class Store:
     def _add_attempt(self, database: Database, key: str, run: str | None, attempt: Attempt) -> None:
         _insert(database, "attempts", {"key": key, "run": run, "created_at": _now()} | asdict(attempt))
 
-    def _answer(self, where: str, skip: int = 0, **values: Any) -> AnswerRow | None:
-        rows = self._rows(f"{_ANSWERS} {where} LIMIT 1 OFFSET :skip", skip=skip, **values)
-        return AnswerRow(**dict(zip(ANSWER_COLUMNS, rows[0], strict=True))) if rows else None
+    def _answer(self, condition: str, key: str, run: str | None, nth: int | None = None) -> AnswerRow | None:
+        """Of the versions of a call that meet `condition`, the newest, or with `nth` the one at this place."""
+        order = "DESC" if nth is None else f"LIMIT 1 OFFSET {nth}"
+        query = f"{_ANSWERS} WHERE key = :key AND {condition} ORDER BY version {order}"
+        with self._lock, in_words(self.path):
+            row = self._database.conn.execute(query, {"key": key, "run": run}).fetchone()
+        return row and AnswerRow(*row)
 
     def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
         with self._lock, in_words(self.path):
