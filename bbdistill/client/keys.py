@@ -40,7 +40,8 @@ def canonical(call: Call, teacher: str | None = None) -> Request:
     if headers:
         request["headers"] = headers
     try:
-        request["body"] = _of_content(_parse(call.body.decode("utf-8", "surrogatepass")))
+        body = _of_content(_parse(call.body.decode("utf-8", "surrogatepass")))
+        request["body"] = _unmarked(body) if b"cache_control" in call.body else body
     except (ValueError, RecursionError):
         request["text"] = call.body.decode("utf-8", "backslashreplace")
     return request
@@ -71,7 +72,7 @@ def _of_content(body: Any) -> Any:
             fields["system"] = text
         case _:
             pass
-    return _unmarked(fields)
+    return fields
 
 
 def _unmarked(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bbdistill.client.call import Call, Reply
@@ -65,6 +66,7 @@ def redact(text: str, secrets: Iterable[str], *, patterns: bool = True) -> str:
     return _PATTERN.sub(_MARK, text) if patterns else text
 
 
+@lru_cache(maxsize=256)  # a few names, in every request and reply
 def _tells_whose(header: str) -> bool:
     return any(word in header for word in _WHOSE)
 

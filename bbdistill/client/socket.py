@@ -1,6 +1,8 @@
 """The bottom of the stack: one attempt over the network, through `httpx2`. Environment proxies are honoured."""
 
 import time
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -19,9 +21,11 @@ class Socket:
     """Sends a call once and reads the reply to its end."""
 
     def __init__(self, *, concurrency: int, timeout_s: float) -> None:
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency)
-        # A client and not a bare transport: it is what knows proxies and NO_PROXY.
-        self.client = httpx2.AsyncClient(limits=limits, timeout=timeout_s)
+        self._limits = httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency)
+        self.client = httpx2.AsyncClient(limits=self._limits, timeout=timeout_s)
+        """For traffic that is not recorded."""
+        # Calls go to bare transports: a client above the SDK's own would do its work a second time.
+        self._transports: dict[tuple[str, str], httpx2.AsyncHTTPTransport] = {}
         self._timeout_s = timeout_s
 
     async def __call__(self, call: Call, /) -> Reply:
@@ -34,7 +38,11 @@ class Socket:
         )
         started = time.monotonic()
         try:
-            response = await self.client.send(request)
+            response = await self._transport(call.url).handle_async_request(request)
+            try:
+                body = await response.aread()
+            finally:
+                await response.aclose()
         except httpx2.RequestError as error:
             raise Fault(
                 redact(f"{type(error).__name__}: {error}".rstrip(": "), secrets_of(call)),
@@ -48,13 +56,23 @@ class Socket:
                 status=response.status_code,
                 # The body is decoded, so what described its encoding is no longer true.
                 headers={name: value for name, value in response.headers.items() if name not in _ENCODING},
-                body=response.content,
+                body=body,
                 latency_s=time.monotonic() - started,
             ),
         )
 
     async def aclose(self) -> None:
         await self.client.aclose()
+        for transport in self._transports.values():
+            await transport.aclose()
+
+    def _transport(self, url: str) -> httpx2.AsyncHTTPTransport:
+        address = urlsplit(url)
+        origin = address.scheme, address.netloc
+        if origin not in self._transports:
+            proxy = _proxy_for(address)
+            self._transports[origin] = httpx2.AsyncHTTPTransport(limits=self._limits, proxy=proxy)
+        return self._transports[origin]
 
     def _timeouts(self, call: Call) -> dict[str, float | None]:
         wishes = {name: call.timeouts.get(name) or self._timeout_s for name in ("connect", "read", "write", "pool")}
@@ -70,3 +88,12 @@ class Finish:
 
     async def __call__(self, call: Call, /) -> Reply:
         return await to_the_end(self._inner(call))
+
+
+def _proxy_for(address: SplitResult) -> str | None:
+    """As the environment says: HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, unless NO_PROXY names the host."""
+    proxies = getproxies()
+    if not proxies or proxy_bypass(address.netloc.rpartition("@")[2]):
+        return None
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    return proxy and (proxy if "://" in proxy else f"http://{proxy}")

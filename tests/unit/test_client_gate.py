@@ -89,10 +89,10 @@ def limits(gate: Gate) -> list[tuple[int, str]]:
 
 def test_slow_start_doubles_after_each_clean_round_up_to_the_ceiling() -> None:
     server = Server()
-    one = gate(server, ceiling=40)
-    together(one, *[call()] * 300)
-    assert limits(one) == [(8, "start"), (16, "slow start"), (32, "slow start"), (40, "slow start")]
-    assert server.most_in_flight == 40
+    one = gate(server, ceiling=160)
+    together(one, *[call()] * 1200)
+    assert limits(one) == [(32, "start"), (64, "slow start"), (128, "slow start"), (160, "slow start")]
+    assert server.most_in_flight == 160
     assert [change.at_s for change in one.history[0].changes] == [0.0, 1.0, 2.0, 3.0]
 
 
@@ -105,11 +105,11 @@ def test_a_small_ceiling_is_kept_from_the_start() -> None:
 def test_room_that_is_not_used_does_not_grow() -> None:
     async def one_by_one(gate: Gate) -> None:
         for _ in range(40):
-            await asyncio.gather(*(gate(call()) for _ in range(6)))  # 6 of 8 are 75 %
+            await asyncio.gather(*(gate(call()) for _ in range(24)))  # 24 of 32 are 75 %
 
     one = gate(Server())
     fake_time.run(one_by_one(one))
-    assert limits(one) == [(8, "start")]
+    assert limits(one) == [(32, "start")]
 
 
 def grown(limit: Limit, to: int, now: float = 0.0) -> None:
@@ -150,8 +150,8 @@ def test_the_limit_never_falls_below_one() -> None:
 def test_server_errors_do_not_cut_and_only_hold_growth_back() -> None:
     broken = Fault("HTTP 500", reply=Reply(status=500, headers={}, body=b""), retryable=True)
     one = gate(Server(lambda number: broken if number % 8 == 7 else good()))
-    together(one, *[call()] * 100)
-    assert limits(one) == [(8, "start")]
+    together(one, *[call()] * 400)
+    assert limits(one) == [(32, "start")]
 
 
 # Pauses
@@ -159,8 +159,8 @@ def test_server_errors_do_not_cut_and_only_hold_growth_back() -> None:
 
 def test_one_throttling_pauses_everyone_as_long_as_asked() -> None:
     server = Server(lambda number: throttled(5.0) if number == 3 else good())
-    together(gate(server), *[call()] * 20)
-    assert server.sent[:8] == [0.0] * 8
+    together(gate(server), *[call()] * 80)
+    assert server.sent[:32] == [0.0] * 32
     # What the first round's good replies let in goes out before the throttled one is back; all others wait.
     assert all(at < 1.1 or at >= 6.0 for at in server.sent)
     assert sum(at >= 6.0 for at in server.sent) >= 5

@@ -61,7 +61,7 @@ def test_the_limits_of_the_gate_are_shown(tmp_path: Path) -> None:
             seen.append((teacher.limit, [change.why for change in teacher.limits[0].changes]))
 
         ask(server, "openai", tmp_path, look)
-    assert seen == [(6, ["start", "throttled"])]
+    assert seen == [(25, ["start", "throttled"])]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
