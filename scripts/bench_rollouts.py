@@ -3,8 +3,7 @@
 
     .venv/bin/python scripts/bench_rollouts.py [--trl PYTHON] [--rounds 5]
 
-Rollouts are 4 prompts x 8 of at most 64 tokens; PYTHON is as in bench_train.py, which says the same of TRL's micro-batch,
-of no matter here. Besides, bbdistill answers the demo's prompts greedily, as an evaluation does.
+Rollouts are 4 prompts x 8 of at most 64 tokens; PYTHON is as in bench_train.py. Besides, bbdistill answers the demo's prompts greedily, as an evaluation does.
 """
 
 import argparse
