@@ -3,7 +3,8 @@
 
     .venv/bin/python scripts/bench_rollouts.py [--trl PYTHON] [--rounds 5]
 
-Rollouts are 4 prompts x 8 of at most 64 tokens; PYTHON is as in bench_train.py. Besides, bbdistill answers the demo's prompts greedily, as an evaluation does.
+Rollouts are 4 prompts x 8 of at most 64 tokens; PYTHON is as in bench_train.py. Besides, bbdistill answers the demo's
+prompts greedily, as an evaluation does.
 """
 
 import argparse
