@@ -57,8 +57,10 @@ class _HeadLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] its decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (slopes,), (gradient,) = ctx.saved_tensors, grad_outputs
         return (slopes * gradient.unsqueeze(1)).to(slopes.dtype), None, None, None
 
 

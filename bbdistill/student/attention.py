@@ -5,12 +5,12 @@ keyword of the forward, not as a state of the module: a layer computed again for
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._triton import has_triton
 from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
@@ -128,10 +128,8 @@ def mix(
         _by_parent(scores, queries).add_(mask)
     weights = scores.softmax(-1)  # computed in float32 whatever the dtype
     parts = weights.split([value.shape[1] for value in values], -1)
-    said = _product(parts[0], values[0]).view(rows, -1)
-    for part, value in zip(parts[1:], values[1:], strict=True):
-        said = said + _product(part, value).view(rows, -1)
-    return said.view(queries.shape), weights
+    said = [_product(part, value).view(queries.shape) for part, value in zip(parts, values, strict=True)]
+    return reduce(torch.add, said), weights
 
 
 def _product(rows: Tensor, columns: Tensor) -> Tensor:
@@ -149,9 +147,7 @@ class _StagedAttention(torch.autograd.Function):
     """query (N, H, D), key and value (N, K, D) to (N, H, D)."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, stages: Sequence[Stage], scaling: float
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, stages: Sequence[Stage], scaling: float) -> Tensor:
         said, query = torch.empty_like(query), query * scaling
         kept: list[Tensor] = []
         for stage in stages:
@@ -160,13 +156,15 @@ class _StagedAttention(torch.autograd.Function):
             said[stage.tokens] = _gather_queries(found, stage)
             kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
-        ctx.stages, ctx.scaling = stages, scaling  # type: ignore[attr-defined]
+        ctx.stages, ctx.scaling = stages, scaling
         return said
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] its decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (query, key, value, *kept), (gradient,) = ctx.saved_tensors, grad_outputs
         to_query = torch.empty_like(query)
         to_key, to_value = (
             torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in (key, value)
@@ -178,7 +176,7 @@ class _StagedAttention(torch.autograd.Function):
             to_weights = torch.cat([_product(above, v.transpose(1, 2)).view(len(weights), -1) for v in values], -1)
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
             parts = to_scores.split([k.shape[1] for k in keys], -1)
-            found = sum(_product(part, k).view(queries.shape) for part, k in zip(parts, keys, strict=True))
+            found = reduce(torch.add, [_product(p, k).view(queries.shape) for p, k in zip(parts, keys, strict=True)])
             to_query[stage.tokens] = _gather_queries(found, stage) * ctx.scaling
             _add_seen(to_key, [_columns(p, queries, k) for p, k in zip(parts, keys, strict=True)], stage)
             shares = weights.split([k.shape[1] for k in keys], -1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bbdistill.losses.common import head_logprobs, token_logprobs
@@ -115,7 +115,14 @@ def _tree_logprobs(model: PreTrainedModel, rows: Sequence[Row], targets: Tensor)
         for place in (span.prompt_end, *range(span.start, span.start + span.length))[: len(row.completion)]
     ]
     hidden = _hidden(model, tree)[torch.tensor(places, dtype=torch.long, device=model.device)]
-    return head_logprobs(hidden, model.get_output_embeddings().weight, targets)
+    return head_logprobs(hidden, output_head(model).weight, targets)
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """The layer that makes logits of final hidden states."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear), f"{type(head)=}"
+    return head
 
 
 def _padded_logprobs(model: PreTrainedModel, rows: Sequence[Row], targets: Tensor) -> Tensor:

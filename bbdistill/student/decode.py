@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from bbdistill.student.attention import along, keywords, mix
+from bbdistill.student.batches import output_head
 from bbdistill.student.tree import HIDDEN, Row, Tree, lay_out
 
 CROWDED = 0.75
@@ -61,7 +62,7 @@ class TreeDecoder:
         slots = [p * self._many + row - numbers.index(p) for row, p in enumerate(numbers)]
         self._slots = torch.tensor(slots, device=model.device)  # (rows,) places in (P M,)
         self._starts = torch.tensor([len(prompt) for prompt in prompts], device=model.device)  # (rows,)
-        self._layers: dict[int, _Layer] = {}
+        self._layers: dict[nn.Module, _Layer] = {}
 
     @property
     def slots(self) -> int:
@@ -75,14 +76,14 @@ class TreeDecoder:
         self._rests, self._mask = self._after_shared(tree)
         hidden = self._forward(tree.ids, **along(tree, self._remember))
         ends = torch.tensor([span.end for span in tree.spans], device=self._model.device)
-        return self._model.get_output_embeddings()(hidden[0, ends])[self._slots // self._many]
+        return output_head(self._model)(hidden[0, ends])[self._slots // self._many]
 
     def next(self, ids: Tensor) -> Tensor:
         """Logits after one more token each."""
         self._said += 1
         positions = (self._starts + self._said - 1).unsqueeze(1)
         hidden = self._forward(ids.unsqueeze(1), **keywords(positions, self._attend))
-        return self._model.get_output_embeddings()(hidden[:, 0])
+        return output_head(self._model)(hidden[:, 0])
 
     def keep(self, indices: Tensor) -> None:
         """Drops the rows that are not at `indices`, which ascend."""
@@ -97,8 +98,8 @@ class TreeDecoder:
         slots = numbers * many + torch.arange(len(numbers), device=numbers.device) - first[numbers]
         old = torch.zeros(len(parents) * many, dtype=torch.long, device=slots.device).index_copy_(0, slots, self._slots)
         self._slots, self._many, self._mask = slots, many, self._mask[parents]
-        for number, layer in self._layers.items():
-            self._layers[number] = _Layer(
+        for module, layer in self._layers.items():
+            self._layers[module] = _Layer(
                 shared=layer.shared, rests=layer.rests[:, :, parents], own=layer.own[:, :, old]
             )
 
@@ -122,14 +123,14 @@ class TreeDecoder:
         """Keeps what a layer makes of the prompts: (1, K, N, D) each."""
         both = torch.stack([key[0], value[0]])
         slots = len(self._prompts) * self._many
-        self._layers[module.layer_idx] = _Layer(
+        self._layers[module] = _Layer(
             shared=both[:, :, : self._shared].contiguous(),
             rests=both[:, :, self._rests],
             own=both.new_zeros(2, key.shape[1], slots, self._room, key.shape[3]),
         )
 
     def _attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        layer, heads, width = self._layers[module.layer_idx], key.shape[1], key.shape[3]
+        layer, heads, width = self._layers[module], key.shape[1], key.shape[3]
         layer.own[:, :, self._slots, self._said - 1] = torch.stack([key, value])[:, :, :, 0].transpose(1, 2)
         keys, values = layer.parts(self._said)
         spread = query.new_zeros(self.slots, heads, query.shape[1] // heads, width)

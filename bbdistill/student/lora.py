@@ -15,18 +15,21 @@ from torch.autograd.function import once_differentiable
 
 
 class InBaseDtype(LoraVariant):
-    """How one layer computes its adapters."""
+    """How one layer computes one adapter."""
 
     def __init__(self) -> None:
         self.factors: tuple[Tensor, Tensor] | None = None
         """A and B as they are multiplied, while nobody trains them."""
 
-    def forward(self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
-        if self.factors is not None:
-            a, b = self.factors
-            return result.view(-1, result.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]) @ a.T, b.T).view(result.shape)
-        weights = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
-        return _Added.apply(result, x, *weights, module.scaling[active_adapter])
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] static there, for variants without a state
+        self, module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: Any
+    ) -> Tensor:
+        """`result`, of the frozen layer, with the adapter's share added in its place."""
+        if self.factors is None:
+            return _Added.apply(result, x, *_weights(module, active_adapter), module.scaling[active_adapter])
+        a, b = self.factors
+        result.view(-1, result.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]) @ a.T, b.T)
+        return result
 
 
 class _Added(torch.autograd.Function):
@@ -45,8 +48,10 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, inner, a, b = ctx.saved_tensors
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] its decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (rows, inner, a, b), (gradient,) = ctx.saved_tensors, grad_outputs
         above = gradient.reshape(-1, gradient.shape[-1])
         to_inner = above @ b
         to_x = (to_inner @ a).view(*gradient.shape[:-1], -1) if ctx.needs_input_grad[1] else None
@@ -67,16 +72,30 @@ def compute_in_base_dtype(model: nn.Module, names: tuple[str, ...]) -> None:
 @contextmanager
 def factors_cast_once(model: nn.Module, name: str) -> Iterator[None]:
     """Inside, adapter `name` is frozen: its factors are cast once, not in every forward."""
-    layers = list(_layers(model))
-    for layer in layers:
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        layer.lora_variant[name].factors = _cast(a, b, layer.scaling[name], layer.base_layer.weight.dtype)
+    variants = [(layer, _variant(layer, name)) for layer in _layers(model)]
+    for layer, variant in variants:
+        dtype = layer.get_base_layer().weight.dtype
+        assert isinstance(dtype, torch.dtype), f"{dtype=}"
+        variant.factors = _cast(*_weights(layer, name), layer.scaling[name], dtype)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.lora_variant[name].factors = None
+        for _, variant in variants:
+            variant.factors = None
 
 
 def _layers(model: nn.Module) -> Iterator[LoraLayer]:
     return (module for module in model.modules() if isinstance(module, LoraLayer))
+
+
+def _variant(layer: LoraLayer, name: str) -> InBaseDtype:
+    variant = layer.lora_variant[name]
+    assert isinstance(variant, InBaseDtype), f"{type(variant)=}"
+    return variant
+
+
+def _weights(layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    assert isinstance(a, Tensor), f"{type(a)=}"
+    assert isinstance(b, Tensor), f"{type(b)=}"
+    return a, b
