@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_promises(recorded: tuple[Path, Path]):
     assert report["teacher"]["cached"] == 0
     assert report["teacher"]["cost_usd"] is None  # no price is known for this teacher, and unknown is not 0
     assert report["teacher"]["concurrency"][0] == {"at_s": 0.0, "limit": 32, "why": "start", "model": "rules"}
-    assert "Calls at once, as the gate found the limit: 8 (start, 0 s)" in (run / "report.md").read_text()
+    assert "Calls at once, as the gate found the limit: 32 (start, 0 s)" in (run / "report.md").read_text()
     assert len(report["samples"]) == 6
     assert render(report) == (run / "report.md").read_text()
     assert [row["stage"] for row in metrics_of(run)] == ["warmup"] * 2 + ["discriminator"] + ["policy"] * 2
