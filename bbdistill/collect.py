@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bbdistill.config import CacheMode, Settings
+from bbdistill.config import CacheMode, RunConfig, Settings
 from bbdistill.data import load_prompts, write_demonstrations, write_rows
 from bbdistill.errors import ConfigError, RunStopped, TeacherError
 from bbdistill.metrics import Note, OnEvent, Progress, parting
@@ -42,6 +42,7 @@ def collect(
     """
     settings = Settings(overrides=overrides, mode=mode, replay=replay, max_usd=max_usd, skip_bad=skip_bad, batch=batch)
     resolved = resolve(config, settings)
+    _may_write(out, resolved)
     dataset = load_prompts(resolved.task.prompts, skip_bad=skip_bad)
     stop = stop or threading.Event()
     said = notice(resolved)
@@ -112,6 +113,18 @@ def collect_recorded(
     if tool_calls:
         on_event(Note(text=f"{tool_calls} of them are tool calls; a student learns text: train with --skip-bad"))
     return {"calls": len(rows), "demonstrations": len(found), "tool_calls": tool_calls, "left_out": dict(left_out)}
+
+
+def _may_write(out: Path, config: RunConfig) -> None:
+    """ConfigError, before anything is asked, where `out` is no place for the answers."""
+    if out.is_dir():
+        raise ConfigError(
+            f"`--out {out}` is a directory; give the file to write, such as `{out / 'demonstrations.jsonl'}`"
+        )
+    if out.resolve() in {
+        file.resolve() for file in (config.task.prompts, config.task.test, config.task.validation) if file
+    }:
+        raise ConfigError(f"`--out {out}` would replace a file of the task; give another one")
 
 
 def verify_file(

@@ -110,6 +110,8 @@ class ModelConfig(Section):
     @field_validator("base_url")
     @classmethod
     def _no_secret_in_address(cls, address: str | None) -> str | None:
+        if address is not None and not address.startswith(("http://", "https://")):
+            raise ValueError("expected an address that begins with http:// or https://")
         if address is not None and address_secret(address):
             raise ValueError("expected an address without user, password or key; name the key in `api_key_env`")
         return address

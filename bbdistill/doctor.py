@@ -110,7 +110,13 @@ async def _answers(name: str, model: Teacher, task: Task) -> Check:
 async def _judge(teacher: Teacher, judge: Teacher, task: Task, count: int) -> list[Check]:
     pairs = pairs_of([*task.train, *task.validation], count)
     if not pairs:
-        return [Check(name="judge", ok=False, says="no prompt has a `reference` object to make pairs from")]
+        return [
+            Check(
+                name="judge",
+                ok=False,
+                says="no two prompts have `reference` objects that differ in a field, to make pairs from",
+            )
+        ]
     judgements, fixes = await measure(teacher, judge, pairs)
     decided = [(j, p) for j, p in zip(judgements, pairs, strict=True) if isinstance(j, Preference)]
     right = sum(judgement.chosen == pair.right for judgement, pair in decided)

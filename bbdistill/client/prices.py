@@ -41,14 +41,14 @@ def saving(
 def _listed(model: str, provider: str, usage: Usage, terms: Mapping[str, str] | None) -> float | None:
     import genai_prices  # loads its whole table: 0.3 s that only those who pay should wait for
 
-    counts = genai_prices.Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read_tokens=usage.cached_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens,
-    )
     try:
+        counts = genai_prices.Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        )
         if "://" in provider:
             found = genai_prices.calc_price(counts, model, provider_api_url=provider, price_context=terms)
         else:

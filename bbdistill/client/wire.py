@@ -52,7 +52,7 @@ def _chat(value: Json) -> Reading:
         text=_plain(first.get("content")),
         usage=_openai_usage(usage, "prompt_tokens", "completion_tokens"),
         model=_model(value),
-        metered="prompt_tokens" in usage,
+        metered=_metered(usage, "prompt_tokens", "completion_tokens"),
         terms=_terms(value),
     )
 
@@ -65,7 +65,7 @@ def _choice_kind(choice: Json) -> Kind:
     if reason == "length":
         return "length"
     if message.get("content") is None and not message.get("tool_calls") and not message.get("function_call"):
-        raise KeyError("content")
+        return "refusal"  # a whole reply, and billed, in which the model says nothing
     return "ok"
 
 
@@ -100,7 +100,7 @@ def _responses(value: Json) -> Reading:
         text="".join(part["text"] for part in parts if part["type"] == "output_text"),
         usage=_openai_usage(usage, "input_tokens", "output_tokens"),
         model=_model(value),
-        metered="input_tokens" in usage,
+        metered=_metered(usage, "input_tokens", "output_tokens"),
         terms=_terms(value),
     )
 
@@ -116,7 +116,7 @@ def _messages(value: Json) -> Reading:
         text="".join(block["text"] for block in blocks if block["type"] == "text"),
         usage=_anthropic_usage(usage),
         model=_model(value),
-        metered="input_tokens" in usage,
+        metered=_metered(usage, "input_tokens", "output_tokens"),
         terms=_terms(usage),
     )
 
@@ -130,7 +130,7 @@ def _embeddings(value: Json) -> Reading:
         text="",
         usage=Usage(input_tokens=_count(usage, "prompt_tokens")),
         model=_model(value),
-        metered="prompt_tokens" in usage,
+        metered=_is_count(usage.get("prompt_tokens")),
     )
 
 
@@ -167,8 +167,15 @@ def _model(value: Json) -> str | None:
 
 
 def _count(usage: Json, name: str) -> int:
-    found = usage.get(name)
-    return found if isinstance(found, int) else 0
+    return usage[name] if _is_count(usage.get(name)) else 0
+
+
+def _metered(usage: Json, sent: str, made: str) -> bool:
+    return _is_count(usage.get(sent)) and _is_count(usage.get(made, 0))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _table(value: Json, name: str) -> Json:

@@ -7,6 +7,7 @@ import pytest
 from rule_teacher import RuleTeacher, rule_teacher, write_task
 
 from bbdistill.collect import collect
+from bbdistill.errors import ConfigError
 
 Change = Callable[[Path], tuple[str, ...]]
 """Edits the task in a folder; returns overrides of its config."""
@@ -75,3 +76,16 @@ def test_what_is_bought_again(change: Change, calls: int, tmp_path: Path):
         (tmp_path / "prompts" / "demonstrate.md").write_text(STEERED)
         assert ask(tmp_path, teacher, ()) == 24
         assert ask(tmp_path, teacher, change(tmp_path)) == calls
+
+
+@pytest.mark.parametrize(
+    ("out", "says"), [("train.jsonl", "would replace a file of the task"), (".", "is a directory")]
+)
+def test_answers_never_replace_the_prompts(out: str, says: str, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, Path("none"))
+        before = (tmp_path / "train.jsonl").read_bytes()
+        with pytest.raises(ConfigError, match=says):
+            collect(config, tmp_path / out)
+        assert teacher.asked.total() == 0
+    assert (tmp_path / "train.jsonl").read_bytes() == before

@@ -47,6 +47,7 @@ def stream(*events: Any) -> bytes:
         ("/chat/completions", chat({"content": None, "refusal": "I will not"}), "refusal", ""),
         ("/chat/completions", chat({"content": None}, "content_filter"), "refusal", ""),
         ("/chat/completions", chat({"content": None}, "length"), "length", ""),
+        ("/chat/completions", chat({"content": None}), "refusal", ""),
         ("/chat/completions", chat({"content": "hal"}, "length"), "length", "hal"),
         ("/v1/responses", response({"type": "reasoning"}, said("hi")), "ok", "hi"),
         ("/v1/responses", response({"type": "function_call"}), "ok", ""),
@@ -104,7 +105,6 @@ def test_several_choices_are_as_good_as_the_worst() -> None:
         ("/chat/completions", b"{}", JSON, "no `choices`"),
         ("/chat/completions", b'{"choices": []}', JSON, "no `choices`"),
         ("/chat/completions", b'{"error": {"message": "overloaded"}}', JSON, "overloaded"),
-        ("/chat/completions", chat({"content": None}), JSON, "no `choices`"),
         ("/v1/responses", b"{}", JSON, "no `output`"),
         ("/v1/responses", response({"type": "reasoning"}), JSON, "no `output`"),
         ("/v1/responses", response(status="failed", error={"message": "server died"}), JSON, "`failed` server died"),
@@ -207,3 +207,13 @@ def test_cached_tokens_are_part_of_the_input_for_both_providers() -> None:
 def test_a_reply_without_usage_is_not_metered() -> None:
     assert not read("/chat/completions", chat({"content": "x"}), JSON).metered
     assert read("/chat/completions", chat({"content": "x"}, usage={"prompt_tokens": 0}), JSON).metered
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": "many", "completion_tokens": 5}, {"prompt_tokens": 3, "completion_tokens": -5}]
+)
+def test_a_usage_of_no_counts_is_a_reply_of_unknown_cost(usage: dict[str, object]) -> None:
+    body = json.loads(chat({"content": "hi"})) | {"usage": usage}
+    reading = read("/chat/completions", json.dumps(body).encode(), JSON)
+    assert (reading.text, reading.metered) == ("hi", False)
+    assert min(reading.usage.input_tokens, reading.usage.output_tokens) >= 0
