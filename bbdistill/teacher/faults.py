@@ -18,7 +18,7 @@ _HINTS = {
     402: "the account has no credit left",
     403: "this key may not use this model",
     404: "there is no such model or address; check `model` and `base_url`",
-    429: "the account's quota or rate limit is used up; go on later with --resume",
+    429: "the account's quota or rate limit is used up; go on later",
 }
 
 
@@ -30,7 +30,7 @@ def outcome_of(fault: Exception, config: TeacherConfig) -> str:
     if isinstance(fault, _StatusError):
         status = fault.status_code
         if status in _ABOUT_THE_REQUEST or status >= 500:
-            return f"HTTP {status}"
+            return cause.reason if isinstance(cause, Fault) else f"HTTP {status}"
         hint = _HINTS.get(status, "see the provider's documentation")
         raise TeacherError(f"teacher `{config.model}` answered HTTP {status}: {hint}") from fault
     if isinstance(cause, Fault):

@@ -96,9 +96,9 @@ def test_a_passing_fault_costs_an_attempt_and_nothing_else(provider: str, first:
     [
         (refusal, "refusal", "refusal"),
         (cut, "cut at the output limit", "length"),
-        (lambda _: error(400, message="context too long"), "HTTP 400", "fault"),
-        (lambda _: error(413), "HTTP 413", "fault"),
-        (lambda _: error(500, headers={"x-should-retry": "false"}), "HTTP 500", "fault"),
+        (lambda _: error(400, message="context too long"), "HTTP 400 some_error: context too long", "fault"),
+        (lambda _: error(413), "HTTP 413 some_error: no", "fault"),
+        (lambda _: error(500, headers={"x-should-retry": "false"}), "HTTP 500 some_error: no", "fault"),
     ],
     ids=["refusal", "cut", "400", "413", "500"],
 )
