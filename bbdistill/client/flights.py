@@ -1,7 +1,9 @@
 """Makes one call of many identical ones, and brings home what is already paid for. Knows nothing of HTTP."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -13,10 +15,24 @@ T = TypeVar("T")
 class _Flight(Generic[T]):
     """One piece of work under way, and how many wait for it."""
 
-    def __init__(self, task: asyncio.Task[T]) -> None:
-        self.task = task
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self.waiting = 0
-        self.claimed = False
+        self.claimed = self.sheltered = self.given_up = False
+        self.task = asyncio.create_task(self._fly(start))
+
+    def give_up(self) -> None:
+        """Nobody wants the result any more: ends the work, unless it is at something that runs to its end."""
+        self.given_up = True
+        if not self.sheltered:
+            self.task.cancel()
+
+    async def _fly(self, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        _MINE.set(self)
+        return await start()
+
+
+_MINE: ContextVar[_Flight[Any] | None] = ContextVar("flight", default=None)
+"""The flight that the running code is part of."""
 
 
 class Flights(Generic[T]):
@@ -36,6 +52,7 @@ class Flights(Generic[T]):
                 raise RunStopped("nothing more is sent: the run is being stopped")
             flight = self._flight(name, start)
             flight.waiting += 1
+            flight.given_up = False
             try:
                 result = await asyncio.shield(flight.task)
             except asyncio.CancelledError:
@@ -45,18 +62,17 @@ class Flights(Generic[T]):
             finally:
                 flight.waiting -= 1
                 if not flight.waiting:
-                    flight.task.cancel()
+                    flight.give_up()
             first, flight.claimed = not flight.claimed, True
             return result, first
 
     async def drain(self) -> None:
         """Gives everything up, for good, and waits for what goes on to its end all the same (see `to_the_end`)."""
         self._drained = True
-        tasks = [flight.task for flight in self._under_way.values()]
-        for task in tasks:
-            if not task.cancelling():  # a second cancellation would be obeyed
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        flights = list(self._under_way.values())
+        for flight in flights:
+            flight.give_up()
+        await asyncio.gather(*(flight.task for flight in flights), return_exceptions=True)
 
     async def aclose(self, grace_s: float) -> None:
         """Waits up to `grace_s` for work that runs to its end, then cancels it."""
@@ -71,7 +87,7 @@ class Flights(Generic[T]):
         # No await between the look-up and the entry, or two callers would both start.
         flight = self._under_way.get(name)
         if flight is None or flight.task.done():
-            flight = self._under_way[name] = _Flight(asyncio.create_task(start()))
+            flight = self._under_way[name] = _Flight(start)
             flight.task.add_done_callback(partial(self._done, name))
         return flight
 
@@ -82,18 +98,24 @@ class Flights(Generic[T]):
             task.exception()  # seen, even where everyone who waited is gone
 
 
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work` even if the waiting task is cancelled meanwhile.
-
-    Swallows that one cancellation, so it is only for tasks that end soon after; a second one is obeyed.
-    """
-    task = asyncio.ensure_future(work)
+@contextmanager
+def to_the_end() -> Generator[None]:
+    """What is done inside goes on when nobody waits for it any more; what comes after it should soon end."""
+    flight = _MINE.get()
+    if flight is None:
+        yield
+        return
+    flight.sheltered = True
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if task.cancelled():
-            raise
-        return await task
+        yield
+    finally:
+        flight.sheltered = False
+
+
+def given_up() -> bool:
+    """Whether nobody waits any more for what is being done here."""
+    flight = _MINE.get()
+    return flight is not None and flight.given_up
 
 
 def _cancelled_myself() -> bool:

@@ -112,9 +112,9 @@ class Replay:
         try:
             reply = await inner(replace(call, key=key))
         except Fault as fault:
-            await to_the_end(self._write(call, request, key, fault))
+            await self._write(call, request, key, fault)
             raise
-        call_id = await to_the_end(self._write(call, request, key, reply))
+        call_id = await self._write(call, request, key, reply)
         if call_id is not None:
             self._reclaimed.add(call_id)
         return _Landed(reply, call_id)
@@ -132,7 +132,8 @@ class Replay:
     async def _write(self, call: Call, request: Request, key: str, outcome: Reply | Fault) -> int | None:
         row = row_of(call, request, key, outcome)
         try:
-            call_id = await self._writer.write(partial(self._store.put_call, row, run=self._run))
+            with to_the_end():
+                call_id = await self._writer.write(partial(self._store.put_call, row, run=self._run))
         except StoreError as failure:
             if self._mode != "record":
                 raise

@@ -1,16 +1,17 @@
 """Tries again, as often and as late as the server allows. Every attempt is told to `on_attempt`."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential
-
 from bbdistill.client.call import Call, Fault, Handler, Reply
+from bbdistill.client.flights import given_up
 
-_BACKOFF = wait_exponential(multiplier=0.5, max=60)
+_FIRST_S, _LONGEST_S = 0.5, 60.0
+"""Waits where the server names none: each twice as long as the one before."""
 _JITTER = 0.5
 """Of the wait, on top of it: less than what the next wait is longer, so that waits always grow."""
 
@@ -42,25 +43,24 @@ class Retry:
         self, inner: Handler, *, attempts: int, deadline_s: float, on_attempt: OnAttempt | None = None
     ) -> None:
         self._inner, self._on_attempt = inner, on_attempt
-        self._stop = stop_after_attempt(attempts)
-        self._deadline_s = deadline_s
+        self._attempts, self._deadline_s = attempts, deadline_s
 
     async def __call__(self, call: Call, /) -> Reply:
-        tries = AsyncRetrying(
-            retry=retry_if_exception(_worth_another),
-            wait=_wait,
-            stop=lambda state: self._stop(state) or state.idle_for + state.upcoming_sleep > self._deadline_s,
-            sleep=asyncio.sleep,
-            reraise=True,
-        )
-        async for attempt in tries:
-            with attempt:
-                return await self._attempt(call, attempt.retry_state.attempt_number)
+        waited = 0.0
+        for number in itertools.count(1):
+            try:
+                return await self._attempt(call, number)
+            except Fault as fault:
+                wait = _wait(fault, number)
+                waited += wait
+                if not fault.retryable or given_up() or number == self._attempts or waited > self._deadline_s:
+                    raise
+            await asyncio.sleep(wait)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _attempt(self, call: Call, number: int) -> Reply:
         try:
-            reply = await self._inner(replace(call, attempt=number))
+            reply = await self._inner(call if number == 1 else replace(call, attempt=number))
         except Fault as fault:
             self._tell(call, number, fault)
             raise
@@ -83,16 +83,10 @@ class Retry:
         self._on_attempt(call, attempt)
 
 
-def _worth_another(error: BaseException) -> bool:
-    task = asyncio.current_task()
-    abandoned = task is not None and task.cancelling() > 0
-    return isinstance(error, Fault) and error.retryable and not abandoned
-
-
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after_s if isinstance(error, Fault) else None
+def _wait(fault: Fault, number: int) -> float:
+    """Seconds after the attempt of this number."""
+    asked = fault.retry_after_s
     # Never earlier than asked; a little later, so that not everyone comes back at once.
     if asked is None:
-        return _BACKOFF(state) * random.uniform(1, 1 + _JITTER)
+        return min(_LONGEST_S, _FIRST_S * 2.0 ** (number - 1)) * random.uniform(1, 1 + _JITTER)
     return asked + random.uniform(0, 0.25 + 0.1 * asked)

@@ -87,7 +87,8 @@ class Finish:
         self._inner = inner
 
     async def __call__(self, call: Call, /) -> Reply:
-        return await to_the_end(self._inner(call))
+        with to_the_end():
+            return await self._inner(call)
 
 
 def _proxy_for(address: SplitResult) -> str | None:

@@ -24,7 +24,7 @@ class Writer:
 
     async def write(self, work: Callable[[], T]) -> T:
         """The result of `work`, once it is on disk. Cancelling the wait does not take it back."""
-        return await asyncio.shield(asyncio.wrap_future(self._give(work)))
+        return await asyncio.wrap_future(self._give(work))
 
     def post(self, work: Callable[[], object]) -> None:
         """Does `work` at the latest with the next write. That it failed is only logged."""
@@ -36,6 +36,7 @@ class Writer:
 
     def _give(self, work: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # from now on it cannot be cancelled
         with self._guard:
             self._waiting.append((work, future))
             first = len(self._waiting) == 1
