@@ -18,17 +18,17 @@ _HOPELESS = ("insufficient_quota", "billing", "spend_limit", "context_length", "
 
 def examine(call: Call, reply: Reply) -> Reply:
     """`reply` with its reading. Raises the Fault that it is instead, with nothing secret in it."""
-    secrets = secrets_of(call) | identities_of(reply)
     if 200 <= reply.status < 300:
         try:
             return replace(reply, reading=wire.read(call.path, reply.body, reply.headers.get("content-type", "")))
         except Malformed as fault:
+            secrets = secrets_of(call) | identities_of(reply)
             reason = redact(fault.reason, secrets)
             raise Malformed(
                 reason, reply=_clean(reply, secrets), retryable=fault.retryable, latency_s=reply.latency_s
             ) from None
     # Before anything is cut short: half a key is no longer recognised.
-    reply = _clean(reply, secrets)
+    reply = _clean(reply, secrets_of(call) | identities_of(reply))
     codes, message = _error_of(reply.body.decode())
     said = ", ".join(dict.fromkeys(codes))
     reason = ": ".join(part for part in (f"HTTP {reply.status} {said}".rstrip(), message) if part)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,6 +21,7 @@ _EXACT = 2**53
 _compact = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
+@lru_cache(maxsize=256)  # a few addresses, looked at again and again in every call
 def teacher_id(url: str, override: str | None = None) -> str:
     """Who answers: `override`, the provider of an official host, or host:port, so that two servers share no replies."""
     if override is not None:

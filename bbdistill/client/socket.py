@@ -1,6 +1,7 @@
 """The bottom of the stack: one attempt over the network, through `httpx2`. Environment proxies are honoured."""
 
 import time
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,29 +17,36 @@ _NOTHING_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout,
 _HOPELESS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 _ENCODING = {"content-encoding", "content-length", "transfer-encoding", "connection"}
 
+_address = lru_cache(maxsize=256)(httpx2.URL)
+"""A parsed address; there are few, and every call has one."""
+
 
 class Socket:
     """Sends a call once and reads the reply to its end."""
 
     def __init__(self, *, concurrency: int, timeout_s: float) -> None:
-        self._limits = httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency)
-        self.client = httpx2.AsyncClient(limits=self._limits, timeout=timeout_s)
+        self._trusted = httpx2.create_ssl_context()  # once for all: it reads a file of certificates
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency)
+        self.client = httpx2.AsyncClient(limits=limits, timeout=timeout_s, verify=self._trusted)
         """For traffic that is not recorded."""
-        # Calls go to bare transports: a client above the SDK's own would do its work a second time.
-        self._transports: dict[tuple[str, str], httpx2.AsyncHTTPTransport] = {}
+        # Calls go to bare transports: a client above the SDK's own would do its work a second time. Each holds one
+        # connection, the last one used first: a pool of many looks at all of them twice in every call.
+        self._idle: dict[tuple[str, str], list[httpx2.AsyncHTTPTransport]] = {}
         self._timeout_s = timeout_s
 
     async def __call__(self, call: Call, /) -> Reply:
         request = httpx2.Request(
             call.method,
-            call.url,
+            _address(call.url),
             headers=dict(call.headers),
             content=call.body,
             extensions={"timeout": self._timeouts(call)},
         )
+        idle = self._idle.setdefault(_origin(call.url), [])
+        transport = idle.pop() if idle else self._transport(call.url)
         started = time.monotonic()
         try:
-            response = await self._transport(call.url).handle_async_request(request)
+            response = await transport.handle_async_request(request)
             try:
                 body = await response.aread()
             finally:
@@ -50,6 +58,8 @@ class Socket:
                 unreachable=isinstance(error, _NOTHING_SENT),
                 latency_s=time.monotonic() - started,
             ) from error
+        finally:
+            idle.append(transport)
         return examine(
             call,
             Reply(
@@ -63,16 +73,13 @@ class Socket:
 
     async def aclose(self) -> None:
         await self.client.aclose()
-        for transport in self._transports.values():
-            await transport.aclose()
+        for idle in self._idle.values():
+            while idle:
+                await idle.pop().aclose()
 
     def _transport(self, url: str) -> httpx2.AsyncHTTPTransport:
-        address = urlsplit(url)
-        origin = address.scheme, address.netloc
-        if origin not in self._transports:
-            proxy = _proxy_for(address)
-            self._transports[origin] = httpx2.AsyncHTTPTransport(limits=self._limits, proxy=proxy)
-        return self._transports[origin]
+        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
+        return httpx2.AsyncHTTPTransport(limits=limits, proxy=_proxy_for(urlsplit(url)), verify=self._trusted)
 
     def _timeouts(self, call: Call) -> dict[str, float | None]:
         wishes = {name: call.timeouts.get(name) or self._timeout_s for name in ("connect", "read", "write", "pool")}
@@ -89,6 +96,11 @@ class Finish:
     async def __call__(self, call: Call, /) -> Reply:
         with to_the_end():
             return await self._inner(call)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    address = urlsplit(url)
+    return address.scheme, address.netloc
 
 
 def _proxy_for(address: SplitResult) -> str | None:

@@ -13,7 +13,8 @@ from sqlite_utils import Database
 from bbdistill.client.schema import migrations
 from bbdistill.errors import StoreError
 
-_BUSY_S = 30.0
+BUSY_S = 30.0
+"""How long a file that another process writes to is waited for."""
 _SENTENCES = {
     sqlite3.SQLITE_FULL: "cannot be written: the disk is full; free some space and resume",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk is full or failing; free some space and resume",
@@ -25,6 +26,11 @@ _SENTENCES = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the path and its permissions",
     sqlite3.SQLITE_CONSTRAINT: "already has this entry, which is never overwritten",
 }
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class StoreBusy(StoreError):
+    """Another process is writing to the file."""
 
 
 @contextmanager
@@ -35,7 +41,8 @@ def in_words(path: Path) -> Generator[None]:
     except sqlite3.Error as fault:
         # The low byte is the primary code; the rest is detail.
         code = getattr(fault, "sqlite_errorcode", 0) & 0xFF
-        raise StoreError(f"the store `{path}` {_SENTENCES.get(code, 'failed')} ({fault})") from fault
+        kind = StoreBusy if code in _LOCKED else StoreError
+        raise kind(f"the store `{path}` {_SENTENCES.get(code, 'failed')} ({fault})") from fault
     except OSError as fault:
         said = fault.strerror or fault
         raise StoreError(
@@ -44,21 +51,32 @@ def in_words(path: Path) -> Generator[None]:
 
 
 @contextmanager
-def writing(database: Database) -> Generator[Database]:
-    """One transaction, all or nothing; inside another it is part of that one.
+def writing(database: Database, *, patient: bool = True) -> Generator[Database]:
+    """One transaction, all or nothing; inside another it is part of that one. Without `patient` it fails if it must wait.
 
     It takes the write lock at once: one that begins by reading is refused, not made to wait, if another wrote since.
     """
     if database.conn.in_transaction:
         yield database
         return
-    database.conn.execute("BEGIN IMMEDIATE")
+    if patient:
+        database.conn.execute("BEGIN IMMEDIATE")
+    else:
+        _begin_now(database)
     try:
         yield database
         database.conn.execute("COMMIT")
     except BaseException:
         database.rollback()
         raise
+
+
+def _begin_now(database: Database) -> None:
+    database.conn.execute("PRAGMA busy_timeout = 0")
+    try:
+        database.conn.execute("BEGIN IMMEDIATE")
+    finally:
+        database.conn.execute(f"PRAGMA busy_timeout = {1000 * BUSY_S:.0f}")
 
 
 def open_database(path: Path, *, read_only: bool) -> Database:
@@ -80,7 +98,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Made before SQLite opens it, which gives its side files the mode of this one: replies are nobody else's business.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    return sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
+    return sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
@@ -89,7 +107,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     # Without pending writes nothing else needs the file, and `immutable` opens it even in a read-only directory.
     options = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
     address = f"file:{quote(str(path.resolve()))}?{options}"
-    return sqlite3.connect(address, uri=True, timeout=_BUSY_S, check_same_thread=False)
+    return sqlite3.connect(address, uri=True, timeout=BUSY_S, check_same_thread=False)
 
 
 def _prepare(database: Database) -> None:
@@ -104,7 +122,7 @@ def _prepare(database: Database) -> None:
 
 def _enable_wal(database: Database) -> None:
     """Changing the mode does not wait for a lock by itself."""
-    deadline = time.monotonic() + _BUSY_S
+    deadline = time.monotonic() + BUSY_S
     while True:
         try:
             database.enable_wal()

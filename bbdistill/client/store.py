@@ -74,7 +74,7 @@ class Store:
 
         With `nth` it is the reply at this place, from 0, in the order of recording.
         """
-        mine = self._answer(f"kind != 'fault' AND {_USED}", key, run, nth)
+        mine = None if run is None else self._answer(f"kind != 'fault' AND {_USED}", key, run, nth)
         return mine or self._answer("kind = 'ok'", key, run, nth)
 
     def find_used(self, key: str, run: str | None, nth: int | None = None) -> AnswerRow | None:
@@ -254,13 +254,13 @@ class Store:
 
     @contextmanager
     def together(self) -> Generator[None]:
-        """Makes one transaction of all writes inside."""
-        with self._writing():
+        """Makes one transaction of all writes inside. StoreBusy at once, if another process holds the file."""
+        with self._writing(patient=False):
             yield
 
     @contextmanager
-    def _writing(self) -> Generator[Database]:
-        with self._lock, in_words(self.path), writing(self._database) as database:
+    def _writing(self, *, patient: bool = True) -> Generator[Database]:
+        with self._lock, in_words(self.path), writing(self._database, patient=patient) as database:
             yield database
 
 

@@ -1,30 +1,35 @@
-"""Writes for an event loop: a thread of their own, and one transaction for all that came up meanwhile."""
+"""Writes of an event loop: all that comes up in one turn of it is one transaction, and a locked file blocks nobody."""
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from bbdistill.client import sqlite
+from bbdistill.client.sqlite import StoreBusy
 from bbdistill.client.store import Store
 
 T = TypeVar("T")
+_LOOK_AGAIN_S = 0.01
+"""How soon a file is tried again that another process is writing to."""
 _log = logging.getLogger(__name__)
 
 
 class Writer:
-    """Does writes to `store` in the order in which they are given. What one of them raises concerns that one alone."""
+    """Does writes to `store` in the order in which they are given. What one of them raises concerns that one alone.
+
+    They are done on the loop's own thread: what takes microseconds would wait for milliseconds in another, for its turn
+    with the interpreter.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: list[tuple[Callable[[], Any], Future[Any]]] = []
-        self._guard = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bbdistill-store")
+        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def write(self, work: Callable[[], T]) -> T:
         """The result of `work`, once it is on disk. Cancelling the wait does not take it back."""
-        return await asyncio.wrap_future(self._give(work))
+        return await self._give(work)
 
     def post(self, work: Callable[[], object]) -> None:
         """Does `work` at the latest with the next write. That it failed is only logged."""
@@ -32,41 +37,61 @@ class Writer:
 
     async def flush(self) -> None:
         """Waits until everything is written."""
-        await asyncio.wrap_future(self._thread.submit(int))  # what comes after everything that was given
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
-    def _give(self, work: Callable[[], T]) -> "Future[T]":
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # from now on it cannot be cancelled
-        with self._guard:
-            self._waiting.append((work, future))
-            first = len(self._waiting) == 1
-        if first:
-            self._thread.submit(self._write_waiting)
+    def _give(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((work, future))
+        if self._writing is None or self._writing.done():
+            self._writing = loop.create_task(self._write())
         return future
 
-    def _write_waiting(self) -> None:
-        with self._guard:
-            batch, self._waiting = self._waiting, []
+    async def _write(self) -> None:
+        patience_s = sqlite.BUSY_S
+        while self._waiting:
+            batch = list(self._waiting)
+            try:
+                outcomes = self._try(batch)
+            except StoreBusy as busy:
+                patience_s -= _LOOK_AGAIN_S
+                if patience_s > 0:
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    continue
+                outcomes = [busy for _ in batch]
+            del self._waiting[: len(batch)]
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                _settle(future, outcome)
+
+    def _try(self, batch: list[tuple[Callable[[], Any], asyncio.Future[Any]]]) -> list[Any]:
+        """Results and exceptions, in order. StoreBusy where nothing could be tried."""
         try:
             with self._store.together():
-                results = [work() for work, _ in batch]
-        except BaseException:
+                return [work() for work, _ in batch]
+        except StoreBusy:
+            raise
+        except Exception:
             # Nothing of it was written; one by one shows whose fault it was.
-            for work, future in batch:
-                _settle(work, future)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+            return [_outcome(work) for work, _ in batch]
 
 
-def _settle(work: Callable[[], Any], future: Future[Any]) -> None:
+def _outcome(work: Callable[[], Any]) -> Any:
     try:
-        future.set_result(work())
-    except BaseException as failure:
-        future.set_exception(failure)
+        return work()
+    except Exception as failure:
+        return failure
 
 
-def _log_failure(future: Future[Any]) -> None:
-    failure = future.exception()
-    if failure is not None:
-        _log.debug("a write failed: %s", failure)
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():  # whoever waited has gone
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _log_failure(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        _log.debug("a write failed: %s", future.exception())

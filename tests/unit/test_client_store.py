@@ -331,7 +331,7 @@ def test_other_ways_not_to_be_a_store(tmp_path: Path) -> None:
 
 
 def test_a_locked_store_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bbdistill.client.sqlite._BUSY_S", 0.1)
+    monkeypatch.setattr("bbdistill.client.sqlite.BUSY_S", 0.1)
     mine = Store(store.path)
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
