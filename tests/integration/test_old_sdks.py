@@ -1,7 +1,7 @@
 """One recording under the SDKs of today and those that still sit on `httpx`, which need an environment of their own:
 
 python -m venv old && old/bin/pip install 'openai<3' 'anthropic<1' && old/bin/pip install --no-deps -e .
-old/bin/pip install genai-prices httpx2 jinja2 jsonschema pydantic python-frontmatter sqlite-utils tenacity
+old/bin/pip install genai-prices httpx2 jinja2 jsonschema pydantic python-frontmatter sqlite-utils
 BBDISTILL_OLD_SDKS=old/bin/python scripts/test tests/integration/test_old_sdks.py
 """
 
