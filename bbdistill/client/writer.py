@@ -60,6 +60,7 @@ class Writer:
                     await asyncio.sleep(_LOOK_AGAIN_S)
                     continue
                 outcomes = [busy for _ in batch]
+            patience_s = sqlite.BUSY_S
             del self._waiting[: len(batch)]
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 _settle(future, outcome)
