@@ -52,9 +52,9 @@ def in_words(path: Path) -> Generator[None]:
 
 @contextmanager
 def writing(database: Database, *, patient: bool = True) -> Generator[Database]:
-    """One transaction, all or nothing; inside another it is part of that one. Without `patient` it fails if it must wait.
+    """One transaction, all or nothing; inside another it is part of that one.
 
-    It takes the write lock at once: one that begins by reading is refused, not made to wait, if another wrote since.
+    Without `patient` it fails where it would have to wait. It takes the write lock at once: one that begins by reading is refused, not made to wait, if another wrote since.
     """
     if database.conn.in_transaction:
         yield database
