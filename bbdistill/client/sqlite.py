@@ -54,7 +54,8 @@ def in_words(path: Path) -> Generator[None]:
 def writing(database: Database, *, patient: bool = True) -> Generator[Database]:
     """One transaction, all or nothing; inside another it is part of that one.
 
-    Without `patient` it fails where it would have to wait. It takes the write lock at once: one that begins by reading is refused, not made to wait, if another wrote since.
+    Without `patient` it fails where it would have to wait. It takes the write lock at once: one that begins by reading
+    is refused, not made to wait, if another wrote since.
     """
     if database.conn.in_transaction:
         yield database
