@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from bbdistill.cli_cache import Json, cache_app
 from bbdistill.errors import BBDistillError, ConfigError, RunStopped
 
 app = typer.Typer(
@@ -19,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cache_app = typer.Typer(help="Look into a store of recorded calls.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
 CacheMode = Literal["auto", "record", "replay", "off"]
@@ -31,8 +31,7 @@ Replay = Annotated[
     str | None,
     typer.Option(help="Replay a recorded run: FILE or FILE#RUN (default: its newest).", metavar="FILE[#RUN]"),
 ]
-MaxUsd = Annotated[float | None, typer.Option(help="Hard cap for this run, in dollars.", min=0.0)]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+MaxUsd = Annotated[float | None, typer.Option(help="Hard cap for this run, in dollars.")]
 SkipBad = Annotated[bool, typer.Option(help="Skip and count bad lines instead of stopping.")]
 Batch = Annotated[
     bool, typer.Option("--batch", help="Ask for what can wait through the provider's batch API: half the price, a day.")
@@ -110,7 +109,8 @@ def run(
     if dry_run:
         from bbdistill.dryrun import dry_run as preview
 
-        print(preview(config, settings))
+        for line in preview(config, settings):
+            print(line, flush=True)
     else:
         _report(_stoppable(partial(runner.run, config, settings=settings)), as_json)
 
@@ -261,84 +261,19 @@ def doctor(
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
 
 
-@cache_app.command(name="list")
-def cache_list(
-    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
-    run: Annotated[str | None, typer.Option(help="Only calls that this run used.")] = None,
-    as_json: Json = False,
-) -> None:
-    """The runs of a store and their calls, a line each."""
-    from bbdistill.recording import open_recording
+def _version(wanted: bool) -> None:
+    if wanted:
+        import bbdistill
 
-    with open_recording(file) as recording:
-        rows = [call.brief() for call in recording.calls(run)]
-        if as_json:
-            print(json.dumps({"runs": [found.brief() for found in recording.runs()], "calls": rows}, indent=2))
-        else:
-            for found in recording.runs():
-                print("run  {id}  {started_at}  {calls} calls".format(**found.brief()))
-            for row in rows:
-                print("{id:>6}  {kind:<8} {purpose:<15} {prompt_id:<16} {model}  {key:.12}".format(**row))
-
-
-@cache_app.command(name="show")
-def cache_show(
-    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
-    call: Annotated[
-        str, typer.Argument(help="Number of the call, or the first letters of its key.", show_default=False)
-    ],
-) -> None:
-    """One recorded call, whole, as JSON."""
-    from bbdistill.recording import open_recording
-
-    with open_recording(file) as recording:
-        print(json.dumps(recording.call(call).full(), indent=2, ensure_ascii=False))
-
-
-@cache_app.command(name="diff")
-def cache_diff(
-    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
-    first: Annotated[str, typer.Argument(help="Number of a call, or the first letters of its key.")],
-    second: Annotated[str, typer.Argument(help="Another call of the same store.")],
-) -> None:
-    """How two recorded calls differ, in request and reply; nothing if they are equal."""
-    from bbdistill.recording import open_recording
-
-    with open_recording(file) as recording:
-        difference = recording.diff(first, second)
-    if difference:
-        print(difference)
-
-
-@cache_app.command(name="export")
-def cache_export(
-    file: Annotated[Path, typer.Argument(help="The store.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
-    run: Annotated[str | None, typer.Option(help="The run to keep.", show_default="the newest")] = None,
-) -> None:
-    """Write a small store with only what one run used; it replays that run."""
-    from bbdistill.recording import export_recording
-
-    kept = export_recording(file, out, run=run)
-    print(out)
-    _say(f"{kept} calls, {out.stat().st_size / 1e6:.2f} MB")
-
-
-@cache_app.command(name="verify")
-def cache_verify(file: Annotated[Path, typer.Argument(help="The store.", show_default=False)]) -> None:
-    """Derive every key anew from its stored request; exit 1 if something does not fit."""
-    from bbdistill.recording import open_recording
-
-    with open_recording(file) as recording:
-        problems = recording.verify()
-        for problem in problems:
-            print(problem)
-        _say(f"{len(recording.calls())} calls checked, {len(problems)} problems")
-    raise typer.Exit(1 if problems else 0)
+        print(f"bbdistill {bbdistill.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     _debug["on"] = debug

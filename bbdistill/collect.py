@@ -9,9 +9,9 @@ from typing import Any
 from bbdistill.config import CacheMode, RunConfig, Settings
 from bbdistill.data import load_prompts, write_demonstrations, write_rows
 from bbdistill.errors import ConfigError, RunStopped, TeacherError
-from bbdistill.metrics import Note, OnEvent, Progress, parting
+from bbdistill.metrics import Note, OnEvent, money, parting
 from bbdistill.recording import open_recording
-from bbdistill.task import load_task, resolve
+from bbdistill.task import load_task, load_verifier, resolve
 from bbdistill.teacher.ask import demonstrations
 from bbdistill.teacher.batch import fetch
 from bbdistill.teacher.capture import examples
@@ -43,6 +43,7 @@ def collect(
     settings = Settings(overrides=overrides, mode=mode, replay=replay, max_usd=max_usd, skip_bad=skip_bad, batch=batch)
     resolved = resolve(config, settings)
     _may_write(out, resolved)
+    load_verifier(resolved)  # it is not used here, but a run with this config would need it
     dataset = load_prompts(resolved.task.prompts, skip_bad=skip_bad)
     stop = stop or threading.Event()
     said = notice(resolved)
@@ -65,8 +66,8 @@ def collect(
                     if stop.is_set():
                         raise RunStopped
                     if teacher.ledger.calls:  # a batch under way tells of itself
-                        on_event(_progress(teacher, len(missing)))
-                return [a for a in await asking if isinstance(a, Demonstration)], teacher.ledger.summary()
+                        on_event(teacher.progress("asking for demonstrations", total=len(missing)))
+                return [a for a in await asking if isinstance(a, Demonstration)], teacher.summary()
             except RunStopped:
                 asking.cancel()
                 await teacher.drain()
@@ -83,7 +84,8 @@ def collect(
         raise TeacherError(f"the teacher gave no usable answer to any of {len(missing)} prompts: {reasons}")
     found = [*dataset.demonstrations.values(), *answers]
     write_demonstrations(out, found)
-    on_event(Note(text=f"{len(found)} demonstrations for {len(dataset.prompts)} prompts in {out}"))
+    cost = money(ledger["cost_usd"])
+    on_event(Note(text=f"{len(found)} demonstrations for {len(dataset.prompts)} prompts in {out}; spent: {cost}"))
     counts = {"prompts": len(dataset.prompts), "demonstrations": len(found), "skipped": dataset.skipped}
     return {**counts, "teacher": ledger}
 
@@ -101,7 +103,11 @@ def collect_recorded(
     The last assistant turn, the recorded reply, is the completion; with `every_turn` each earlier one is too.
     """
     with open_recording(store) as recording:
-        rows = [row for row in recording.calls() if purpose is None or row.purpose == purpose]
+        everything = recording.calls()
+    rows = [row for row in everything if purpose is None or row.purpose == purpose]
+    if everything and not rows:
+        known = ", ".join(sorted({row.purpose for row in everything if row.purpose})) or "none with a purpose"
+        raise ConfigError(f"`{store}` has no calls of purpose `{purpose}`; it has {known}")
     found, left_out = examples(rows, every_turn=every_turn)
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
@@ -134,7 +140,7 @@ def verify_file(
     task = load_task(resolve(config, Settings(overrides=overrides)), skip_bad=skip_bad)
     counts = {"passed": 0, "failed": 0, "abstained": 0}
     scores: list[float] = []
-    for demonstration in load_prompts(answers, skip_bad=skip_bad).demonstrations.values():
+    for demonstration in load_prompts(answers, skip_bad=skip_bad, answered=True).demonstrations.values():
         verdict = task.verify(demonstration.prompt, demonstration.completion)
         if not isinstance(verdict, Verdict):
             counts["abstained"] += 1
@@ -144,18 +150,3 @@ def verify_file(
         if not verdict.passed:
             say(f"{demonstration.prompt.id}: {verdict.feedback}")
     return {**counts, "score": sum(scores) / len(scores) if scores else None}
-
-
-def _progress(teacher: Teacher, total: int) -> Progress:
-    ledger = teacher.ledger
-    totals = ledger.summary()
-    return Progress(
-        what="asking for demonstrations",
-        done=ledger.calls - ledger.in_flight,
-        total=total,
-        calls=ledger.calls,
-        cached=totals["cached"],
-        in_flight=ledger.in_flight,
-        limit=teacher.limit,
-        spent_usd=totals["cost_usd"],
-    )

@@ -1,33 +1,28 @@
-"""What a run is told: one frozen tree, read from a TOML file, checked at the door.
+"""What a run is told: one frozen tree, every key with its unit and default. `configfile.py` reads it from a file."""
 
-Order of precedence: `--set a.b=v`, the user's file, the recipe's own (`recipes/<recipe>.toml`), the defaults below.
-An unknown key is an error with a suggestion. Relative paths are relative to the file that names them.
-"""
-
-import difflib
-import json
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+import math
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, cast, get_args
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bbdistill.errors import ConfigError
-from bbdistill.keylike import address_secret, keys_in, looks_like_key
+from bbdistill.keylike import address_secret
 
 Recipe = Literal["sft", "gad"]
 CacheMode = Literal["auto", "record", "replay", "off"]
-Table: TypeAlias = Mapping[str, Any]
-_NEVER_SHOWN = ("api_key_env", "api_key_cmd", "base_url")
 
 
 class Section(BaseModel):
     # Inputs stay out of pydantic's own messages: what stands where a key's name should be may be the key.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, hide_input_in_errors=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
 
@@ -145,12 +140,17 @@ class TaskConfig(Section):
     """None = carved from `prompts`."""
     validation_size: int = Field(24, ge=1)
     """At most this many prompts, and at most a fifth of them, are carved off."""
-    verifier: str | tuple[str, ...] | None = None
+    verifier: tuple[str, ...] | None = None
     """`json_schema:FILE`, `fields`, or a list of both."""
     reveal: bool = False
     """Whether feedback may name the expected value; off, the teacher is told only which part is wrong and why."""
     templates: Path | None = None
     """Directory whose `*.md` replace the shipped teacher prompts of the same name."""
+
+    @field_validator("verifier", mode="before")
+    @classmethod
+    def _as_list(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
 
 
 class TrainConfig(Section):
@@ -243,144 +243,7 @@ class Settings:
     """Demonstrations and the teacher's evaluation through the provider's batch API."""
 
     def __post_init__(self) -> None:
+        if self.max_usd is not None and not 0 <= self.max_usd < math.inf:
+            raise ConfigError(f"--max-usd: expected a finite number, 0 or more, got {self.max_usd}")
         if self.batch and self.mode in ("record", "off"):
             raise ConfigError(f"--batch answers through the record, so it needs `--cache auto`, got `{self.mode}`")
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads `path` and applies `a.b=value` overrides. ConfigError says file, key, found and expected."""
-    if path.is_dir():
-        raise ConfigError(f"`{path}` is a directory; give the TOML file of the run (or make one: `bbdistill init`)")
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no config at `{path}`; make one with `bbdistill init PROMPTS.jsonl`") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
-        raise ConfigError(f"`{path}` is not valid TOML: {fault}") from None
-    for override in overrides:
-        raw = _merge(raw, _parse_override(override))
-    return parse_config(raw, where=str(path), base=path.parent)
-
-
-def parse_config(raw: Table, *, where: str, base: Path) -> RunConfig:
-    """Checks a config tree; paths become absolute, relative ones taken from `base`."""
-    recipe = raw.get("recipe")
-    if not isinstance(recipe, str) or recipe not in get_args(Recipe):
-        known = ", ".join(f'"{name}"' for name in get_args(Recipe))
-        raise ConfigError(f"`{where}`: `recipe` must be one of {known}, got {json.dumps(recipe, default=str)}")
-    for name in keys_in(raw):
-        raise ConfigError(
-            f"`{where}`: the value of `{name}` looks like a key, which no config may hold; "
-            "put the name of an environment variable into `api_key_env` instead"
-        )
-    merged = _merge(recipe_defaults(recipe), raw)
-    try:
-        config = RunConfig.model_validate(merged)
-    except ValidationError as fault:
-        raise ConfigError(f"`{where}`: " + "; ".join(_explain(fault))) from None
-    return _absolute(config, base.resolve())
-
-
-def teacher_config(**values: Any) -> TeacherConfig:
-    """A teacher that is given in code instead of a file. ConfigError says what is wrong."""
-    try:
-        return TeacherConfig(**values)
-    except ValidationError as fault:
-        raise ConfigError("; ".join(_explain(fault, TeacherConfig))) from None
-
-
-def recipe_defaults(recipe: str) -> dict[str, Any]:
-    """The table of `recipes/<recipe>.toml`."""
-    return tomllib.loads((resources.files("bbdistill") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"))
-
-
-def dump_config(config: RunConfig) -> dict[str, Any]:
-    """The resolved tree as JSON values, nulls kept; `parse_config` reads it back."""
-    return config.model_dump(mode="json")
-
-
-def _merge(under: Table, over: Table) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        mine = merged.get(key)
-        both_tables = isinstance(mine, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(cast(Table, mine), cast(Table, value)) if both_tables else value
-    return merged
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    path, equals, value = text.partition("=")
-    if looks_like_key(text):
-        raise ConfigError("a `--set` holds a key; give the name of an environment variable in `api_key_env` instead")
-    if not equals or not path.strip():
-        raise ConfigError(f"`--set {text}`: expected `section.key=value`, for example `--set train.steps=5`")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string, so that the shell needs no second pair of quotes
-    tree: Any = parsed
-    for key in reversed(path.strip().split(".")):
-        tree = {key: tree}
-    return tree
-
-
-def _explain(fault: ValidationError, root: type[BaseModel] = RunConfig) -> Iterator[str]:
-    for error in fault.errors():
-        where = ".".join(str(part) for part in error["loc"])
-        if error["type"] == "extra_forbidden":
-            known = _known_keys(error["loc"][:-1], root)
-            close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-            hint = f"; did you mean `{close[0]}`?" if close else f"; known keys: {', '.join(known)}"
-            yield f"unknown key `{where}`{hint}"
-        elif error["type"] == "missing":
-            yield f"`{where}` is required and missing"
-        else:
-            # What stands where a key's name should be may be the key itself; an address may hold one.
-            shown = not where.endswith(_NEVER_SHOWN) and isinstance(error["input"], str | int | float | None)
-            got = f", got {json.dumps(error['input'], default=str)[:80]}" if shown else ""
-            yield f"`{where}`: {error['msg'].removeprefix('Value error, ')}{got}"
-
-
-def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
-    for part in location:
-        candidates = [section.model_fields[str(part)].annotation, *get_args(section.model_fields[str(part)].annotation)]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(section.model_fields)
-
-
-def _absolute(config: RunConfig, base: Path) -> RunConfig:
-    def resolve(path: Path | None) -> Path | None:
-        return None if path is None else base / path.expanduser()
-
-    task = config.task
-    verifier = task.verifier
-    if verifier is not None:
-        specs = (verifier,) if isinstance(verifier, str) else verifier
-        verifier = tuple(_absolute_spec(spec, base) for spec in specs)
-    return config.model_copy(
-        update={
-            "teacher": config.teacher.model_copy(update={"cache": resolve(config.teacher.cache)}),
-            "student": config.student
-            and config.student.model_copy(update={"model": _student_path(config.student, base)}),
-            "task": task.model_copy(
-                update={
-                    "prompts": resolve(task.prompts),
-                    "test": resolve(task.test),
-                    "validation": resolve(task.validation),
-                    "templates": resolve(task.templates),
-                    "verifier": verifier,
-                }
-            ),
-        }
-    )
-
-
-def _absolute_spec(spec: str, base: Path) -> str:
-    name, colon, file = spec.partition(":")
-    return f"{name}:{base / Path(file).expanduser()}" if colon else spec
-
-
-def _student_path(student: StudentConfig, base: Path) -> str:
-    # A hub id has the look of a relative path; only an existing directory is one.
-    local = base / Path(student.model).expanduser()
-    return str(local) if local.is_dir() else student.model

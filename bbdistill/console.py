@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bbdistill.metrics import Event, Note, OnEvent, StepDone
+from bbdistill.metrics import Event, Note, OnEvent, StepDone, money
 from bbdistill.metrics import Progress as Moved
 
 QUIET_S = 10.0
@@ -86,6 +86,9 @@ def _figures(metrics: Mapping[str, float]) -> str:
 def _calls(event: Moved) -> str:
     if not event.calls:
         return ""
-    spent = "" if event.spent_usd is None else f", ${event.spent_usd:.4f}"
     limit = "" if event.limit is None else f", at most {event.limit} at once"
-    return f"  ({event.calls} calls, {event.cached} from the record, {event.in_flight} in flight{limit}{spent})"
+    # Nothing spent may also mean that nothing is priced yet.
+    spent = "" if event.spent_usd == 0 else f", {money(event.spent_usd)}"
+    trouble = f", {event.retrying} retrying: {event.trouble}" if event.trouble else ""
+    sent = f"{event.calls} calls, {event.cached} from the record, {event.in_flight} on the wire"
+    return f"  ({sent}{limit}{spent}{trouble})"

@@ -1,9 +1,10 @@
 """JSONL in and out: prompts as users have them, answers in the column names that `trl` and `datasets` read."""
 
+import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,15 @@ from bbdistill.types import Correction, Demonstration, Message, Preference, Prom
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OWN_KEYS = ("id", "prompt", "messages", "reference", "completion")
+_MEANT = {
+    **{name: name for name in OWN_KEYS},
+    **dict.fromkeys(("response", "answer", "output"), "completion"),
+    **dict.fromkeys(("input", "question", "instruction", "text"), "prompt"),
+    "conversation": "messages",
+}
+"""What people call our keys."""
+_MOST_DIGITS = 300
+"""Of a whole number that can still be taken as a fraction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +38,11 @@ class _BadLine(ValueError):
     """What was found and expected; the caller knows file and line."""
 
 
-def load_prompts(path: Path, *, skip_bad: bool = False) -> Dataset:
-    """Reads prompts. A bad line is a ConfigError with file and line, or with `skip_bad` is left out and counted."""
+def load_prompts(path: Path, *, skip_bad: bool = False, answered: bool = False) -> Dataset:
+    """Reads prompts. A bad line is a ConfigError with file and line, or with `skip_bad` is left out and counted.
+
+    With `answered` there must be completions, and a line where that key seems misspelt is a bad one.
+    """
     prompts: dict[str, Prompt] = {}
     demonstrations: dict[str, Demonstration] = {}
     first_seen: dict[str, int] = {}
@@ -40,6 +53,9 @@ def load_prompts(path: Path, *, skip_bad: bool = False) -> Dataset:
             continue
         try:
             prompt, completion = _read(line)
+            hint = _meant("completion", prompt.meta) if answered and completion is None else ""
+            if hint:
+                raise _BadLine(f"has no `completion`{hint}")
             if prompt.id in prompts:
                 raise _BadLine(f"has the id `{prompt.id}` of line {first_seen[prompt.id]}; ids must differ")
         except _BadLine as fault:
@@ -52,6 +68,8 @@ def load_prompts(path: Path, *, skip_bad: bool = False) -> Dataset:
             demonstrations[prompt.id] = Demonstration(prompt=prompt, completion=completion, source="data")
     if not prompts:
         raise ConfigError(f"`{path}` has no usable line; expected one JSON object a line, with `prompt` or `messages`")
+    if answered and not demonstrations:
+        raise ConfigError(f"`{path}` has no line with a `completion`; expected a prompt and its answer on each line")
     return Dataset(prompts=tuple(prompts.values()), demonstrations=demonstrations, skipped=skipped)
 
 
@@ -153,7 +171,7 @@ def _text(path: Path) -> str:
 
 def _read(line: str) -> tuple[Prompt, str | None]:
     try:
-        row: Any = json.loads(line)
+        row: Any = json.loads(line, parse_int=_whole_number)
         # NaN, 1e999 and half a surrogate pair load, but no API, store or tokenizer takes them.
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as fault:
@@ -174,6 +192,19 @@ def _read(line: str) -> tuple[Prompt, str | None]:
     return prompt, completion if completion is not None else last
 
 
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _meant(key: str, found: Collection[str]) -> str:
+    """The words about what may have been meant with a key that is missing; empty where nothing comes near."""
+    meant = {name: known for name in found for known in difflib.get_close_matches(name.lower(), _MEANT, n=1)}
+    wrong = next((name for name, known in meant.items() if _MEANT[known] == key and name not in OWN_KEYS), None)
+    return "" if wrong is None else f"; is `{wrong}` meant to be `{key}`?"
+
+
 def _conversation(fields: dict[str, Any]) -> tuple[list[Message], str | None]:
     """The messages, and the text of a final assistant turn, which is then not among them."""
     # A table that was saved as JSONL has every column on every line, null where a row has none.
@@ -181,7 +212,8 @@ def _conversation(fields: dict[str, Any]) -> tuple[list[Message], str | None]:
     if len(found) == 2:
         raise _BadLine("has both `prompt` and `messages`; keep one of them")
     if not found:
-        raise _BadLine(f"has neither `prompt` nor `messages`; got the keys {sorted(fields)}")
+        hint = _meant("prompt", fields) or _meant("messages", fields)
+        raise _BadLine(f"has neither `prompt` nor `messages`; got the keys {sorted(fields)}{hint}")
     given: Any = found[0]
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
@@ -207,6 +239,12 @@ def _message(message: Any) -> Message:
     content = fields.get("content")
     if not isinstance(content, str | list) and not (content is None and fields.get("tool_calls")):
         raise _BadLine(f"has a message whose content is {_kind(content)}; expected text")
+    for part in cast(list[Any], content) if isinstance(content, list) else ():
+        if not isinstance(part, dict):
+            raise _BadLine(
+                f"has a message whose `content` is a list with {_kind(part)} in it; expected text, or a list of parts "
+                'such as {"type": "text", "text": "..."}'
+            )
     return fields
 
 

@@ -1,5 +1,6 @@
-"""`run --dry-run`: the first requests as they would be sent, the student's template checked, the cost bounded."""
+"""`run --dry-run`: the first requests as they would be sent, the cost bounded, the student's template checked."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,20 +13,17 @@ from bbdistill.templates import load_template
 SHOWN = 3
 
 
-def dry_run(path: Path, settings: Settings) -> str:
-    """What a run of this config would do, as text."""
+def dry_run(path: Path, settings: Settings) -> Iterator[str]:
+    """What a run of this config would do, as lines: the teacher's half is told before the student is looked at."""
     config = resolve(path, settings)
     task = load_task(config, skip_bad=settings.skip_bad)
-    lines = [
-        f"recipe {config.recipe}",
-        f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts",
-        *(f"  stage {stage.name}: at most {stage.steps} steps" for stage in stages(config)),
-        *_requests(config, task),
-        *_template(config, task),
-        "\nwhat it takes, at least and at most:",
-        *estimate_task(config, task).text(),
-    ]
-    return "\n".join(lines)
+    yield f"recipe {config.recipe}"
+    yield f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts"
+    yield from (f"  stage {stage.name}: at most {stage.steps} steps" for stage in stages(config))
+    yield from _requests(config, task)
+    yield "\nwhat it takes, at least and at most:"
+    yield from estimate_task(config, task).text()
+    yield from _template(config, task)
 
 
 def _requests(config: RunConfig, task: Task) -> list[str]:

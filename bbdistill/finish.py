@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from bbdistill import evaluate
-from bbdistill.config import RunConfig, parse_config
+from bbdistill.config import RunConfig
+from bbdistill.configfile import parse_config
 from bbdistill.data import load_prompts
 from bbdistill.evaluate import Answers
 from bbdistill.metrics import Note, OnEvent
+from bbdistill.place import versions
 from bbdistill.report import MODELS, card, write_report
 from bbdistill.rundir import RunDir, read_json
 from bbdistill.runner import RunResult
-from bbdistill.setup import Run, versions
+from bbdistill.setup import Run
 from bbdistill.state import TrainState
 from bbdistill.student.export import load_adapter, save_adapter
 from bbdistill.student.student import Student, open_student
@@ -115,8 +117,8 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
 
 
 def _asked(run: Run) -> dict[str, Any]:
-    """The ledger, and what permits training on the answers of each model."""
-    table = run.teacher.ledger.summary()
+    """What was asked and paid, and what permits training on the answers of each model."""
+    table = run.teacher.summary()
     terms = {config.model: terms_of(config) for config in (run.judge.config, run.teacher.config)}
     by_model = {model: row | {"terms": terms[model]} for model, row in table["by_model"].items()}
     concurrency = [

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 EXIT_CODE = 130
 _STOPPING = b"\nstopping: nothing new is sent, calls in flight are awaited; once more (Ctrl-C) stops at once\n"
+_STOPPED = b"\nstopped at once; what is stored is kept, the answers of calls in flight are lost\n"
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -20,7 +21,7 @@ def stoppable() -> Generator[threading.Event]:
     def heard(*_: object) -> None:
         if stop.is_set():
             # Not by an exception, which would wait for whatever is being closed. The store bears it like a power cut.
-            _write(_SHOW_CURSOR if sys.stderr.isatty() else b"")
+            _write((_SHOW_CURSOR if sys.stderr.isatty() else b"") + _STOPPED)
             os._exit(EXIT_CODE)
         stop.set()
         _write(_STOPPING)

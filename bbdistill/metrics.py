@@ -17,7 +17,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a piece of work is. `spent_usd` is None while a price is unknown, `limit` before anything went out."""
+    """How far a piece of work is. `spent_usd` is None where a price is unknown, `limit` before anything went out."""
 
     what: str
     done: int
@@ -25,8 +25,13 @@ class Progress:
     calls: int = 0
     cached: int = 0
     in_flight: int = 0
+    """Calls that are sent and not answered yet."""
     limit: int | None = None
     """Calls that the gate allows at once, now."""
+    retrying: int = 0
+    """Calls whose last attempt failed, and that are tried again."""
+    trouble: str | None = None
+    """Why the newest of these failed."""
     spent_usd: float | None = 0.0
 
 
@@ -47,8 +52,11 @@ OnEvent: TypeAlias = Callable[[Event], object]
 
 def parting(spent_usd: float | None, go_on: str) -> str:
     """The last line of work that did not come to its end."""
-    cost = "an unknown sum (not every call has a known price)" if spent_usd is None else f"${spent_usd:.4f}"
-    return f"stopped; spent so far: {cost}; everything paid for is kept; go on with: {go_on}"
+    return f"stopped; spent so far: {money(spent_usd)}; everything paid for is kept; go on with: {go_on}"
+
+
+def money(usd: float | None) -> str:
+    return "price unknown" if usd is None else f"${usd:.4f}"
 
 
 class MetricsFile:

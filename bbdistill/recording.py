@@ -8,7 +8,7 @@ from typing import Any
 from bbdistill.client.export import export
 from bbdistill.client.nearest import unified
 from bbdistill.client.store import CallRow, RolloutRow, RunRow, Store
-from bbdistill.errors import StoreError
+from bbdistill.errors import ConfigError
 
 
 class Recording:
@@ -16,7 +16,7 @@ class Recording:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise StoreError(f"no store at `{path}`; a run writes one to `teacher.cache`")
+            raise ConfigError(f"no store at `{path}`; a run writes one to `teacher.cache`")
         self._store = Store(path, read_only=True)
 
     def runs(self) -> Sequence[RunRow]:
@@ -28,11 +28,11 @@ class Recording:
         return self._store.calls(run)
 
     def call(self, which: str | int) -> CallRow:
-        """By number, or by the first letters of its key. StoreError if there is not exactly one."""
+        """By number, or by the first letters of its key. ConfigError if there is not exactly one."""
         found = [row for row in self.calls() if str(row.id) == str(which) or row.key.startswith(str(which))]
         exact = [row for row in found if str(row.id) == str(which)]
         if len(exact or found) != 1:
-            raise StoreError(
+            raise ConfigError(
                 f"{len(found)} calls match `{which}`; give a number from `bbdistill cache list`, or a longer key"
             )
         return (exact or found)[0]
@@ -72,7 +72,7 @@ class Recording:
 
 
 def open_recording(path: str | Path) -> Recording:
-    """The record at `path`. StoreError if there is none or it cannot be read."""
+    """The record at `path`. ConfigError if there is none, StoreError if it cannot be read."""
     return Recording(Path(path))
 
 

@@ -3,8 +3,9 @@
 run                     id, recipe, replayed, student, teacher, judge (the teacher unless there is another), versions
 eval.{base,sft,student,teacher}   valid, score, low, high, n, nll   (None = could not be measured)
 eval.student_minus_sft  score, low, high: paired over the same prompts
-teacher                 calls, cached, cost_usd (of this run), recorded_cost_usd (when bought), abstain_rate,
-                        order_flip_rate, comparisons, by_purpose (sums, also cached_tokens and cache_write_tokens),
+teacher                 calls, cached, cost_usd (of this run), uncertain_usd (of that, the worst case of attempts of
+                        unknown cost), recorded_cost_usd (of the replies, when bought), abstain_rate, order_flip_rate,
+                        comparisons, by_purpose (sums, also cached_tokens and cache_write_tokens),
                         saved_usd (by the provider's prompt cache, when bought; in by_purpose too), terms,
                         concurrency: changes of the limit on calls at once (at_s since the first call, limit, why,
                         model); empty in a replay, and only since the run was last resumed
@@ -23,6 +24,7 @@ from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bbdistill.metrics import money
 from bbdistill.rundir import RunDir, read_json, write_json
 
 MODELS = ("base", "sft", "student", "teacher")
@@ -36,7 +38,7 @@ def write_report(directory: RunDir, report: Mapping[str, Any]) -> None:
 
 def read_report(path: Path) -> dict[str, Any]:
     """The report of a run directory. RunError if the run has not finished."""
-    return read_json(RunDir.existing(path).report)
+    return read_json(RunDir.finished(path).report)
 
 
 def card(report: Mapping[str, Any]) -> str:
@@ -60,7 +62,7 @@ def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
     lines.append(f"  student - sft: {number(gain['score'])} ({number(gain['low'])} - {number(gain['high'])})")
     lines.append(
         f"  teacher: {teacher['calls']} calls, {teacher['cached']} from the record; "
-        f"cost now {dollars(teacher['cost_usd'])}, when bought {dollars(teacher['recorded_cost_usd'])}"
+        f"cost now {money(teacher['cost_usd'])}, when bought {money(teacher['recorded_cost_usd'])}"
     )
     return lines
 
@@ -71,10 +73,6 @@ def number(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def dollars(value: float | None) -> str:
-    return "unknown (no price for this model)" if value is None else f"${value:.4f}"
 
 
 def cell(text: str) -> str:
@@ -96,5 +94,5 @@ def _environment() -> Environment:
         loader=PackageLoader("bbdistill", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = cast(dict[str, Callable[..., str]], environment.filters)  # pyright: ignore[reportUnknownMemberType]
-    filters.update(number=number, dollars=dollars, percent=percent, fenced=fenced, cell=cell)
+    filters.update(number=number, dollars=money, percent=percent, fenced=fenced, cell=cell)
     return environment

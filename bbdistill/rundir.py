@@ -8,42 +8,93 @@ runs/<name>/
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bbdistill.errors import RunError
+from bbdistill.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
     path: Path
+    made: Path | None = None
+    """The topmost directory that was made for it; None where it was there."""
 
     @classmethod
-    def create(cls, path: Path, *, overwrite: bool = False) -> "RunDir":
-        """A fresh directory; one that holds anything is refused unless `overwrite`, and then only if it was a run's."""
+    def check(cls, path: Path, *, overwrite: bool = False) -> None:
+        """ConfigError where no run can begin: what is there is kept, unless it is a run's and to be overwritten."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
-                raise RunError(
+                raise ConfigError(
                     f"`{path}` is not empty; use --resume to go on, --overwrite to start again, or another --out"
                 )
             if not (path / "config.json").is_file():
-                raise RunError(
+                raise ConfigError(
                     f"`{path}` has no config.json, so it is not a run and will not be overwritten; use another --out"
                 )
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(f"`{path}` cannot be written, because `{there}` cannot; use another --out")
+
+    @classmethod
+    def create(cls, path: Path, facts: Mapping[str, Any], *, overwrite: bool = False) -> "RunDir":
+        """A fresh directory, with what is known of its run in config.json. ConfigError as in `check`."""
+        cls.check(path, overwrite=overwrite)
+        if path.exists() and any(path.iterdir()):
             shutil.rmtree(path)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        return cls(path)
+        directory = cls(path, missing[-1] if missing else None)
+        write_json(directory.config, facts)
+        return directory
 
     @classmethod
     def existing(cls, path: Path) -> "RunDir":
         if not (path / "config.json").is_file():
-            raise RunError(
+            raise ConfigError(
                 f"`{path}` is not a run (no config.json there); give the directory of a finished or stopped run"
             )
         return cls(path)
+
+    @classmethod
+    def finished(cls, path: Path) -> "RunDir":
+        """RunError, with the command that goes on, where the run has not come to its end."""
+        directory = cls.existing(path)
+        if not directory.report.is_file():
+            raise RunError(f"the run in `{path}` is not finished; go on with: {directory.resume_command()}")
+        return directory
+
+    def discard(self) -> bool:
+        """Removes it with all that was made for it, if nothing but its config has been written; whether it did."""
+        if [file.name for file in self.path.iterdir()] != ["config.json"]:
+            return False
+        self.config.unlink()
+        for folder in (self.path, *self.path.parents) if self.made else ():
+            folder.rmdir()
+            if folder == self.made:
+                break
+        return True
+
+    def resume_command(self) -> str:
+        """What goes on with the run, as a sentence says it."""
+        facts = read_json(self.config)
+        if not facts.get("task"):
+            return "the same call and `resume=True`"
+        options = {"--replay": facts["replay"], "--max-usd": facts.get("max_usd")}
+        words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+        words += ["--cache", facts["mode"]] if facts["mode"] != "auto" else []
+        words += ["--skip-bad"] if facts.get("skip_bad") else []
+        return self.command("run", "--out", str(self.path), *words, "--resume")
+
+    def command(self, verb: str, *more: str) -> str:
+        """A command for the task of this run."""
+        facts = read_json(self.config)
+        overrides = [word for override in facts.get("overrides", ()) for word in ("--set", override)]
+        return shlex.join(["bbdistill", verb, facts.get("task") or "CONFIG", *overrides, *more])
 
     @property
     def config(self) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bbdistill.config import RunConfig, Settings
 from bbdistill.errors import MissingExtraError, RunError, RunStopped
 from bbdistill.metrics import Event, OnEvent, parting
+from bbdistill.place import find_place
 from bbdistill.rundir import RunDir
 from bbdistill.task import load_task, resolve
 
@@ -44,21 +45,24 @@ def run(
     given = replace(settings or Settings(), **options)
     resolved = resolve(config, given)  # before torch is loaded: most mistakes are found here
     task = load_task(resolved, skip_bad=given.skip_bad)
+    place = find_place(resolved, given, None if isinstance(config, RunConfig) else Path(config))
     need_torch("training")
     from bbdistill.finish import finish
-    from bbdistill.setup import open_run
+    from bbdistill.setup import note_other_student, open_run
     from bbdistill.train import train
 
-    name = resolved.recipe if isinstance(config, RunConfig) else Path(config).stem
-    with open_run(name, resolved, task, given, on_event or _ignore, stop or threading.Event()) as live:
+    with open_run(place, resolved, task, given, on_event or _ignore, stop or threading.Event()) as live:
         try:
+            note_other_student(live)
             return finish(live, train(live))
         except RunStopped:
             live.drain()
-            raise RunStopped(_parting(live, config, given)) from None
+            raise RunStopped(_parting(live)) from None
         except BaseException:
             live.drain()
-            live.note(_parting(live, config, given))
+            # A replay that could not begin has nothing to go on with.
+            if given.resume or not live.replayed or not live.directory.discard():
+                live.note(_parting(live))
             raise
 
 
@@ -84,7 +88,7 @@ def evaluate_run(
     need_torch("evaluating")
     from bbdistill.finish import evaluate_finished
 
-    return evaluate_finished(RunDir.existing(path), test, on_event)
+    return evaluate_finished(RunDir.finished(path), test, on_event)
 
 
 def sample_run(path: Path, text: str, *, system: str | None, base: bool, temperature: float) -> str:
@@ -92,14 +96,12 @@ def sample_run(path: Path, text: str, *, system: str | None, base: bool, tempera
     need_torch("sampling")
     from bbdistill.finish import sample_finished
 
-    return sample_finished(RunDir.existing(path), text, system=system, base=base, temperature=temperature)
+    return sample_finished(RunDir.finished(path), text, system=system, base=base, temperature=temperature)
 
 
 def export_run(path: Path, to: Path, *, merge: bool) -> Path:
     """The run's adapter as a PEFT directory at `to`, or the model with the adapter merged in."""
-    directory = RunDir.existing(path)
-    if not (directory.adapter / "adapter_config.json").is_file():
-        raise RunError(f"`{path}` has no adapter yet; finish it with `bbdistill run CONFIG --out {path} --resume`")
+    directory = RunDir.finished(path)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RunError(f"`{to}` is not empty; give a new directory")
     if not merge:
@@ -119,14 +121,9 @@ def need_torch(what: str) -> None:
         raise MissingExtraError(f"{what} needs {', '.join(missing)}; install with `pip install 'bbdistill[train]'`")
 
 
-def _parting(live: "Run", config: str | Path | RunConfig, settings: Settings) -> str:
+def _parting(live: "Run") -> str:
     """What an unfinished run has cost so far, and how to go on with it."""
-    command = "the same call and `resume=True`"
-    if not isinstance(config, RunConfig):
-        options = [*(f"--set '{override}'" for override in settings.overrides), f"--out {live.directory.path}"]
-        options += [f"--replay {settings.replay}"] if settings.replay else []
-        command = f"bbdistill run {config} {' '.join(options)} --resume"
-    return parting(live.teacher.spent_usd, command)
+    return parting(live.teacher.spent_usd, live.directory.resume_command())
 
 
 def _ignore(_: Event) -> None:

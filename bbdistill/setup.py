@@ -1,24 +1,21 @@
 """Makes the objects of a run from its config: data, verifier, teacher, record, student; closes them again."""
 
-import platform
-import secrets
 import threading
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Generator
 from concurrent.futures import Future, TimeoutError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from bbdistill.client.loop import LoopThread
-from bbdistill.config import RunConfig, Settings, Table, dump_config
-from bbdistill.errors import ConfigError, RunError, RunStopped
-from bbdistill.metrics import Note, OnEvent, Progress
+from bbdistill.config import RunConfig, Settings
+from bbdistill.configfile import dump_config
+from bbdistill.errors import RunError, RunStopped
+from bbdistill.metrics import Note, OnEvent
 from bbdistill.objectives import Stage, stages
+from bbdistill.place import Place
 from bbdistill.plan import Plan
-from bbdistill.rundir import RunDir, read_json, write_json
+from bbdistill.rundir import RunDir
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.student import Student, open_student
 from bbdistill.task import Task
@@ -84,19 +81,7 @@ class Run:
                 self.check_stop()
             if ledger.calls == before:
                 continue  # a batch is under way, and tells of itself
-            totals = ledger.summary()
-            self.on_event(
-                Progress(
-                    what=what,
-                    done=ledger.calls - ledger.in_flight - before,
-                    total=ledger.calls - before,
-                    calls=ledger.calls,
-                    cached=totals["cached"],
-                    in_flight=ledger.in_flight,
-                    limit=self.teacher.limit,
-                    spent_usd=totals["cost_usd"],
-                )
-            )
+            self.on_event(self.teacher.progress(what, total=ledger.calls - before, before=before))
 
     def drain(self) -> None:
         """Sends nothing more to the teacher, and waits until all that is on the wire is stored."""
@@ -122,34 +107,37 @@ class Run:
 
 @contextmanager
 def open_run(
-    name: str, config: RunConfig, task: Task, settings: Settings, on_event: OnEvent, stop: threading.Event
+    place: Place, config: RunConfig, task: Task, settings: Settings, on_event: OnEvent, stop: threading.Event
 ) -> Generator[Run]:
-    """Everything a run needs, opened in the order in which it is cheapest to fail."""
-    directory, run_id = _place(config, settings, name)
+    """Everything a run needs, opened in the order in which it is cheapest to fail; what fails leaves nothing behind."""
+    on_event(Note(text=f"run {place.run} in {place.path}"))
+    said = notice(config)
+    if said is not None:
+        on_event(Note(text=said))
+    student, discriminator = open_student(config)
     connection = connect(
         config.teacher,
         judge=config.judge_config if config.judge else None,
         mode=settings.mode,
         replay=settings.replay,
-        run=run_id,
+        keys=place.keys,
+        run=place.run,
         facts={"config": dump_config(config)},
     )
     teacher, judge = teacher_and_judge(config, connection)
     loop = LoopThread()
     try:
-        on_event(Note(text=f"run {run_id} in {directory.path}"))
-        said = notice(config)
-        if said is not None:
-            on_event(Note(text=said))
-        student, discriminator = open_student(config)
+        directory = RunDir(place.path)
+        if not settings.resume:
+            directory = RunDir.create(place.path, place.facts, overwrite=settings.overwrite)
         live = Run(
-            id=run_id,
+            id=place.run,
             config=config,
             directory=directory,
             replayed=connection.source if connection.replaying else None,
             task=task,
             stages=stages(config),
-            plan=Plan(store=connection.store, run=connection.source or run_id, replaying=connection.replaying),
+            plan=Plan(store=connection.store, run=connection.source or place.run, replaying=connection.replaying),
             teacher=teacher,
             judge=judge,
             student=student,
@@ -158,91 +146,16 @@ def open_run(
             on_event=on_event,
             stop=stop,
             # A resumed run goes on the way it was begun: its batches may still be out.
-            batch=settings.batch or bool(read_json(directory.config).get("batch")),
+            batch=settings.batch or bool(place.facts.get("batch")),
         )
-        _note_other_student(live)
         yield live
     finally:
         loop.run(connection.close())
         loop.close()
 
 
-def _note_other_student(run: Run) -> None:
+def note_other_student(run: Run) -> None:
     """Recorded rollouts mean most to the student that drew them."""
     mine = {"weight_hash": run.student.base.weight_hash}
     if run.plan.decide(0, "student", lambda: mine) != mine:
         run.note("note: the recorded run had a student with other weights; its figures will differ from those recorded")
-
-
-def _place(config: RunConfig, settings: Settings, name: str) -> tuple[RunDir, str]:
-    """The run's directory and id: those of the run being resumed, or new ones."""
-    stamp = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    if not settings.resume:
-        directory = RunDir.create(settings.out or Path("runs") / stamp, overwrite=settings.overwrite)
-        facts = {
-            "run": stamp,
-            "mode": settings.mode,
-            "batch": settings.batch,
-            "replay": settings.replay,
-            "versions": versions(),
-            "config": dump_config(config),
-        }
-        write_json(directory.config, facts)
-        return directory, stamp
-    if settings.out is None:
-        raise ConfigError("--resume needs --out DIR, the directory of the run to go on with")
-    directory = RunDir.existing(settings.out)
-    before = read_json(directory.config)
-    changed = _differences(before["config"], dump_config(config))
-    if changed:
-        raise ConfigError(
-            f"`{directory.path}` was started with another config ({', '.join(changed)} differ); "
-            "resume with the same values, or start anew with another --out"
-        )
-    if before["replay"] != settings.replay:
-        raise ConfigError(f"`{directory.path}` was started with --replay {before['replay']}; resume it the same way")
-    return directory, str(before["run"])
-
-
-RESUMABLE_CHANGES = {
-    f"{who}.{key}"
-    for who in ("teacher", "judge")
-    for key in (
-        "max_usd",
-        "max_usd_by",
-        "concurrency",
-        "requests_per_minute",
-        "tokens_per_minute",
-        "input_tokens_per_minute",
-        "output_tokens_per_minute",
-        "timeout_s",
-        "api_key_env",
-        "api_key_cmd",
-        "terms",
-    )
-}
-"""What may change between the parts of one run, because it changes no result."""
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
-    """Dotted names of the keys whose values differ."""
-    found: list[str] = []
-    for key in {**before, **now}:
-        name, old, new = f"{at}{key}", before.get(key), now.get(key)
-        if old == new or name in RESUMABLE_CHANGES:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(cast(Table, old), cast(Table, new), f"{name}.")
-        else:
-            found.append(name)
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that can change a result."""
-    names = ("bbdistill", "torch", "transformers", "peft", "openai", "anthropic")
-    found = {"python": platform.python_version()}
-    for name in names:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bbdistill.config import parse_config
+from bbdistill.configfile import parse_config
 from bbdistill.data import load_prompts
 from bbdistill.errors import ConfigError
 

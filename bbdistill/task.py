@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from bbdistill import verify
-from bbdistill.config import RunConfig, Settings, load_config
+from bbdistill.config import RunConfig, Settings
+from bbdistill.configfile import load_config
 from bbdistill.data import load_prompts, split
 from bbdistill.errors import ConfigError, ReplayMiss
 from bbdistill.types import Abstain, Demonstration, Prompt, Verdict
@@ -76,14 +77,15 @@ def load_task(config: RunConfig, *, skip_bad: bool = False) -> Task:
         validation=validation,
         test=test,
         demonstrations=dataset.demonstrations,
-        verify=_verifier(config),
+        verify=load_verifier(config),
         skipped=skipped,
         test_is_validation=task.test is None,
         prompts_file=task.prompts,
     )
 
 
-def _verifier(config: RunConfig) -> Verify:
+def load_verifier(config: RunConfig) -> Verify:
+    """The task's verifier; one that always abstains where it has none. ConfigError says what is wrong with it."""
     if config.task.verifier is None:
         return lambda prompt, answer: Abstain(reason="no verifier")
     return verify.load(config.task.verifier, base=Path(), reveal=config.task.reveal)

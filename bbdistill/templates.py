@@ -55,7 +55,13 @@ class Template:
 
 
 def load_template(name: str, override: Path | None = None) -> Template:
-    """The template `name`: from the user's directory if it has `<name>.md`, else the shipped one."""
+    """The template `name`: from the user's directory if it has `<name>.md`, else the shipped one.
+
+    ConfigError where the directory replaces no template at all.
+    """
+    if override is not None and not any((shipped("prompts") / file.name).is_file() for file in override.glob("*.md")):
+        known = ", ".join(sorted(f"`{file.name}`" for file in shipped("prompts").glob("*.md")))
+        raise ConfigError(f"`task.templates`: `{override}` is not a directory with one of {known}")
     for directory in [*([override] if override else []), shipped("prompts")]:
         file = directory / f"{name}.md"
         if file.is_file():

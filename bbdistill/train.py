@@ -233,7 +233,7 @@ def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
     if not kept:
         raise RunError(
             f"none of the {len(found)} demonstrations passes the verifier, so there is nothing to imitate; "
-            f"look at `{run.directory.demonstrations}` and at the verifier"
+            f"see why with: {run.directory.command('verify', str(run.directory.demonstrations))}"
         )
     run.note(f"{len(found)} demonstrations, {len(kept)} not refuted by the verifier")
     return kept

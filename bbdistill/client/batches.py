@@ -73,10 +73,11 @@ class Outcome:
     """`failed` is worth another batch; `refused` would be so again, and is left to be asked live."""
 
     @property
-    def usd(self) -> float:
-        """What it cost; the worst case where nobody knows."""
-        known = None if self.row is None else self.row.cost_usd
-        return known if known is not None else self.attempt.cost_usd or 0.0
+    def usd(self) -> float | None:
+        """What it cost; the worst case where nobody knows; None where a reply has not even that."""
+        if self.row is None:
+            return self.attempt.cost_usd or 0.0
+        return self.attempt.cost_usd if self.row.cost_usd is None else self.row.cost_usd
 
 
 def outcome_of(item: Item, like: Call, reply: Reply, budget: Budget) -> Outcome:

@@ -42,10 +42,10 @@ class _Account:
 
 
 class Purse:
-    """The caps of a run and what is left of them; shared by all models that the run asks.
+    """What a run spends, and the caps on it; shared by all models that the run asks.
 
     `max_usd` is for everything, `max_usd_by` for calls of one purpose; `spent` is what the run has cost before, by
-    purpose, and counts.
+    purpose, and counts. `unbounded` are the calls before that nobody knows even the worst case of.
     """
 
     def __init__(
@@ -53,8 +53,10 @@ class Purse:
         max_usd: float | None,
         max_usd_by: Mapping[str, float] | None = None,
         spent: Mapping[str, float] | None = None,
+        unbounded: int = 0,
     ) -> None:
         before = spent or {}
+        self._settled, self._unbounded = sum(before.values()), unbounded
         self._total = [] if max_usd is None else [_Account("max_usd", max_usd, sum(before.values()))]
         self._by_purpose = {
             purpose: _Account(f"max_usd_by.{purpose}", cap, before.get(purpose, 0.0))
@@ -86,11 +88,18 @@ class Purse:
         for account in self._accounts(purpose):
             account.reserved += usd
 
-    def settle(self, reserved_usd: float, actual_usd: float, purpose: str) -> None:
-        """Takes back what was set aside and pays what it came to."""
+    @property
+    def spent_usd(self) -> float | None:
+        """Everything settled, unknown outcomes at their worst case; None where one of them has no bound."""
+        return None if self._unbounded else self._settled
+
+    def settle(self, reserved_usd: float, actual_usd: float | None, purpose: str) -> None:
+        """Takes back what was set aside and pays what it came to; None, where there is no cap, if nobody knows."""
+        self._settled += actual_usd or 0.0
+        self._unbounded += actual_usd is None
         for account in self._accounts(purpose):
             account.reserved -= reserved_usd
-            account.settled += actual_usd
+            account.settled += actual_usd or 0.0
         waiting, self._freed = self._freed, asyncio.Event()
         waiting.set()
 
@@ -104,23 +113,37 @@ class Budget:
 
     def __init__(self, inner: Handler, *, price: Price, purse: Purse) -> None:
         self._inner, self._price, self.purse = inner, price, purse
+        self.in_flight = 0
+        """Calls that are sent and not answered yet."""
 
     async def __call__(self, call: Call, /) -> Reply:
         purpose = call.tags.get("purpose", "")
         worst = self.worst_case(call) if self.purse.caps(purpose) else 0.0
         await self.purse.reserve(worst, purpose)
-        # Until the outcome is known, the worst case is what it cost.
-        actual = worst
+        outcome: Reply | Fault | None = None
+        self.in_flight += 1
         try:
-            reply = self.bill(call, await self._inner(call))
-            actual = worst if reply.cost_usd is None else reply.cost_usd
+            outcome = reply = self.bill(call, await self._inner(call))
         except Fault as fault:
-            actual = 0.0 if fault.free else worst
+            outcome = fault
             fault.unknown_usd = None if fault.free else self.at_most(call)
             raise
         finally:
-            self.purse.settle(worst, actual, purpose)
+            self.in_flight -= 1
+            self.purse.settle(worst, self._settled(call, outcome), purpose)
         return reply
+
+    def _settled(self, call: Call, outcome: Reply | Fault | None) -> float | None:
+        """What it cost; where that is not known, the worst case."""
+        match outcome:
+            case Reply(cost_usd=float(cost)):
+                return cost
+            case Fault(free=True):
+                return 0.0
+            case Reply() | Fault():
+                return outcome.unknown_usd
+            case None:
+                return self.at_most(call)
 
     def bill(self, call: Call, reply: Reply) -> Reply:
         """`reply` with what it costs."""

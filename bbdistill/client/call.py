@@ -118,3 +118,7 @@ class Fault(Exception):
 
 class Malformed(Fault):
     """A reply with a good status that is not what the endpoint promises."""
+
+
+class WebPage(Malformed):
+    """A page for people where an API should be: most likely the address is wrong, and will be so the next time."""

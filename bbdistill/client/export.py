@@ -7,21 +7,21 @@ from contextlib import closing
 from pathlib import Path
 
 from bbdistill.client.sqlite import in_words, open_database
-from bbdistill.errors import StoreError
+from bbdistill.errors import ConfigError
 
 
 def export(source: Path, out: Path, *, run: str | None = None, calls: Collection[int] | None = None) -> int:
-    """Writes the new file `out`; returns how many calls it has. StoreError if `out` exists or `run` is unknown.
+    """Writes the new file `out`; returns how many calls it has. ConfigError if `out` exists or `run` is unknown.
 
     It holds what `run` used (None: the newest run; every call of a store without runs) and its plans and rollouts, or
     of that only the calls with these numbers. The log of attempts stays behind.
     """
     if out.exists():
-        raise StoreError(f"`{out}` exists and is not overwritten; give another path, or delete it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
+        raise ConfigError(f"`{out}` exists and is not overwritten; give another path, or delete it first")
     whole = open_database(source, read_only=True)
     with closing(whole), in_words(source):
         run = _known(whole.conn, source, run)
+        out.parent.mkdir(parents=True, exist_ok=True)
         # SQLite writes into an empty file, which then keeps this mode: replies are nobody else's business.
         os.close(os.open(out, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         try:
@@ -37,7 +37,7 @@ def export(source: Path, out: Path, *, run: str | None = None, calls: Collection
 def _known(store: sqlite3.Connection, path: Path, run: str | None) -> str | None:
     runs = [row[0] for row in store.execute("SELECT id FROM runs ORDER BY started_at, rowid")]
     if run is not None and run not in runs:
-        raise StoreError(f"the store `{path}` has no run `{run}`; it has {', '.join(runs) or 'none'}")
+        raise ConfigError(f"the store `{path}` has no run `{run}`; it has {', '.join(runs) or 'none'}")
     return run or (runs[-1] if runs else None)
 
 

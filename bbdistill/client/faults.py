@@ -23,9 +23,11 @@ def examine(call: Call, reply: Reply) -> Reply:
             return replace(reply, reading=wire.read(call.path, reply.body, reply.headers.get("content-type", "")))
         except Malformed as fault:
             secrets = secrets_of(call) | identities_of(reply)
-            reason = redact(fault.reason, secrets)
-            raise Malformed(
-                reason, reply=_clean(reply, secrets), retryable=fault.retryable, latency_s=reply.latency_s
+            raise type(fault)(
+                redact(fault.reason, secrets),
+                reply=_clean(reply, secrets),
+                retryable=fault.retryable,
+                latency_s=reply.latency_s,
             ) from None
     # Before anything is cut short: half a key is no longer recognised.
     reply = _clean(reply, secrets_of(call) | identities_of(reply))

@@ -40,16 +40,16 @@ class Flights(Generic[T]):
 
     def __init__(self) -> None:
         self._under_way: dict[object, _Flight[T]] = {}
-        self._drained = False
+        self._over: Exception | None = None
 
     async def share(self, name: object, start: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
         """(result, whether this caller is the first to get it). Work that nobody waits for any more is cancelled.
 
-        RunStopped after `drain`: nothing is started any more.
+        RunStopped after `drain`, and after `give_up` its reason: nothing is started any more.
         """
         while True:
-            if self._drained:
-                raise RunStopped("nothing more is sent: the run is being stopped")
+            if self._over is not None:
+                raise self._over
             flight = self._flight(name, start)
             flight.waiting += 1
             flight.given_up = False
@@ -68,11 +68,15 @@ class Flights(Generic[T]):
 
     async def drain(self) -> None:
         """Gives everything up, for good, and waits for what goes on to its end all the same (see `to_the_end`)."""
-        self._drained = True
-        flights = list(self._under_way.values())
-        for flight in flights:
-            flight.give_up()
-        await asyncio.gather(*(flight.task for flight in flights), return_exceptions=True)
+        self.give_up(RunStopped("nothing more is sent: the run is being stopped"))
+        await asyncio.gather(*(flight.task for flight in self._under_way.values()), return_exceptions=True)
+
+    def give_up(self, reason: Exception) -> None:
+        """Nothing is started any more; what is under way is given up, but for the work that calls this."""
+        self._over = self._over or reason
+        for flight in self._under_way.values():
+            if flight is not _MINE.get():
+                flight.give_up()
 
     async def aclose(self, grace_s: float) -> None:
         """Waits up to `grace_s` for work that runs to its end, then cancels it."""

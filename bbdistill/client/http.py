@@ -14,9 +14,9 @@ from bbdistill.client.prices import Override, price
 from bbdistill.client.replay import Replay
 from bbdistill.client.retry import Attempt, OnAttempt, Retry
 from bbdistill.client.socket import Finish, Socket
-from bbdistill.client.store import Store
+from bbdistill.client.store import SpendRow, Store
 from bbdistill.client.writer import Writer
-from bbdistill.errors import ConfigError, StoreError
+from bbdistill.errors import ConfigError
 from bbdistill.types import Usage
 
 __all__ = ["Call", "ClientSettings", "Fault", "Handler", "Malformed", "Mode", "Reply", "Stack", "open_stack"]
@@ -55,10 +55,11 @@ class Stack:
         *,
         replay: Replay | None = None,
         socket: Socket | None = None,
+        retry: Retry | None = None,
         gate: Gate | None = None,
         budget: Budget | None = None,
     ) -> None:
-        self._handler, self.replay, self._socket, self._gate = handler, replay, socket, gate
+        self._handler, self.replay, self._socket, self._retry, self._gate = handler, replay, socket, retry, gate
         self.budget = budget
         """Who pays; None where nothing goes out."""
 
@@ -73,6 +74,16 @@ class Stack:
     def limits(self) -> Sequence[LimitHistory]:
         """How many calls at once each model was given, and why; empty where nothing goes out."""
         return () if self._gate is None else self._gate.history
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are sent and not answered yet."""
+        return 0 if self.budget is None else self.budget.in_flight
+
+    @property
+    def failed(self) -> Sequence[str]:
+        """Why the last attempt failed of each call that is tried again, the newest reason last."""
+        return () if self._retry is None else self._retry.failed
 
     @property
     def offline(self) -> Callable[[Call], Reply] | None:
@@ -109,9 +120,9 @@ def open_stack(
     settings = settings or ClientSettings()
     if mode == "off":
         socket = _socket(settings)
-        purse = _purse(settings, None, beside)
+        purse = _purse(settings, (), beside)
         live, gate, budget = _live(socket, settings, purse)
-        return Stack(live, socket=socket, gate=gate, budget=budget)
+        return Stack(live, socket=socket, retry=live, gate=gate, budget=budget)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
     if mode == "replay":
@@ -119,24 +130,25 @@ def open_stack(
         replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id, repeat=repeat)
         return Stack(replay, replay=replay)
     socket = _socket(settings)
-    spent = store.spent(run) if run is not None else None
+    spent = store.spend(run) if run is not None else ()
     writer = Writer(store)
     log = _attempt_log(store, writer, run)
     purse = _purse(settings, spent, beside)
     live, gate, budget = _live(Finish(socket), settings, purse, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat, writer=writer)
-    return Stack(replay, replay=replay, socket=socket, gate=gate, budget=budget)
+    return Stack(replay, replay=replay, socket=socket, retry=live, gate=gate, budget=budget)
 
 
 def _socket(settings: ClientSettings) -> Socket:
     return Socket(concurrency=settings.concurrency, timeout_s=settings.timeout_s)
 
 
-def _purse(settings: ClientSettings, spent: Mapping[str, float] | None, beside: Stack | None) -> Purse:
+def _purse(settings: ClientSettings, spent: Sequence[SpendRow], beside: Stack | None) -> Purse:
     """A stack beside another pays from the same purse."""
     if beside is not None and beside.budget is not None:
         return beside.budget.purse
-    return Purse(settings.max_usd, settings.max_usd_by, spent)
+    before, unbounded = {row.purpose: row.usd for row in spent}, sum(row.unpriced for row in spent)
+    return Purse(settings.max_usd, settings.max_usd_by, before, unbounded)
 
 
 def _live(
@@ -160,7 +172,7 @@ def _known_run(store: Store, wanted: str | None) -> str | None:
     if wanted is None:
         return runs[-1] if runs else None
     if wanted not in runs:
-        raise StoreError(f"the store `{store.path}` has no run `{wanted}`; it has {', '.join(runs) or 'none'}")
+        raise ConfigError(f"the store `{store.path}` has no run `{wanted}`; it has {', '.join(runs) or 'none'}")
     return wanted
 
 

@@ -11,13 +11,14 @@ from bbdistill.client.keys import Request
 CANDIDATES = 200
 """Stored requests that are looked at, at most."""
 _COMPARED_CHARS = 8000
+_COMPARED_PAIRS = 1_000_000
 _FINALISTS = 5
 _DIFF_LINES = 30
 _WIDTH = 110
 
 
 def most_similar(request: Request, candidates: Sequence[Request]) -> Request | None:
-    """Of `candidates`, the earlier one where two are as similar."""
+    """The one that differs in the fewest letters; of `candidates`, the earlier one where two are as similar."""
     wanted = _lines(request)
 
     def roughly(candidate: Request) -> float:
@@ -25,11 +26,19 @@ def most_similar(request: Request, candidates: Sequence[Request]) -> Request | N
         return difflib.SequenceMatcher(None, _text(wanted), _text(_lines(candidate)), autojunk=False).quick_ratio()
 
     finalists = sorted(candidates, key=roughly, reverse=True)[:_FINALISTS]
+    return min(finalists, key=lambda candidate: _distance(wanted, _lines(candidate)), default=None)
 
-    def closely(candidate: Request) -> float:
-        return difflib.SequenceMatcher(None, wanted, _lines(candidate), autojunk=False).ratio()
 
-    return max(finalists, key=closely, default=None)
+def _distance(first: Sequence[str], second: Sequence[str]) -> float:
+    """Letters that stand in only one of the two; of long texts, about so many."""
+    apart = 0.0
+    for what, a, b, c, d in difflib.SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        if what != "equal":
+            one, other = _text(first[a:b]), _text(second[c:d])
+            letters = difflib.SequenceMatcher(None, one, other, autojunk=False)
+            alike = letters.ratio() if len(one) * len(other) < _COMPARED_PAIRS else letters.quick_ratio()
+            apart += (1 - alike) * (len(one) + len(other))
+    return apart
 
 
 def diff(stored: Request, wanted: Request) -> str:

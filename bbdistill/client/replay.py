@@ -136,6 +136,7 @@ class Replay:
                 call_id = await self._writer.write(partial(self._store.put_call, row, run=self._run))
         except StoreError as failure:
             if self._mode != "record":
+                self._flights.give_up(failure)  # what cannot be kept is not bought
                 raise
             if not self._warned:
                 self._warned = True
@@ -154,7 +155,7 @@ class Replay:
         said = f"{said} in {where}, key {key[:12]}; record it with mode `auto`, or ask what was asked then."
         if nth and self._store.find_used(key, self._source_run):
             return f"{said} Its recorded sequence is shorter."
-        stored = self._store.nearest(request)
+        stored = self._store.nearest(request, call.tags)
         if stored is None:
             return f"{said} Nothing at all is recorded there."
         difference = nearest.diff(stored, request)

@@ -44,8 +44,20 @@ class Retry:
     ) -> None:
         self._inner, self._on_attempt = inner, on_attempt
         self._attempts, self._deadline_s = attempts, deadline_s
+        self._failed: dict[int, str] = {}
+
+    @property
+    def failed(self) -> list[str]:
+        """Why the last attempt failed of each call that is tried again, the newest reason last."""
+        return list(self._failed.values())
 
     async def __call__(self, call: Call, /) -> Reply:
+        try:
+            return await self._until_usable(call)
+        finally:
+            self._failed.pop(id(call), None)
+
+    async def _until_usable(self, call: Call) -> Reply:
         waited = 0.0
         for number in itertools.count(1):
             try:
@@ -62,6 +74,8 @@ class Retry:
         try:
             reply = await self._inner(call if number == 1 else replace(call, attempt=number))
         except Fault as fault:
+            self._failed.pop(id(call), None)
+            self._failed[id(call)] = fault.reason
             self._tell(call, number, fault)
             raise
         self._tell(call, number, reply)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
+from bbdistill.errors import StoreError
 from bbdistill.types import Prompt, Rollout, StopReason
 
 
@@ -46,9 +47,12 @@ class CallRow:
         return {name: "" if row[name] is None else row[name] for name in names}
 
     def full(self) -> dict[str, Any]:
-        """Every column, JSON texts as the values they hold."""
-        row = asdict(self)
-        return row | {"request": json.loads(self.request), "headers": json.loads(self.headers), "reply": self._reply()}
+        """Every column, JSON texts as the values they hold. StoreError where they hold none."""
+        try:
+            request, headers = json.loads(self.request), json.loads(self.headers)
+        except ValueError:
+            raise StoreError(f"call {self.id} is damaged: it is not JSON; see `bbdistill cache verify`") from None
+        return asdict(self) | {"request": request, "headers": headers, "reply": self._reply()}
 
     def _reply(self) -> Any:
         try:
@@ -117,7 +121,7 @@ class RolloutRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendRow:
-    """Sums over the calls of one purpose in one run; dollars are over calls of known price."""
+    """Sums over the calls of one purpose in one run; dollars are over what has a price."""
 
     purpose: str
     calls: int
@@ -125,7 +129,10 @@ class SpendRow:
     input_tokens: int
     output_tokens: int
     usd: float
-    """Paid by this run."""
+    """Paid by this run, attempts of unknown cost at their worst case."""
     recorded_usd: float
-    """Paid by whichever run bought the reply."""
+    """Paid for the replies by whichever run bought them."""
     unpriced: int
+    """Calls paid by this run of which not even the worst case is known."""
+    uncertain_usd: float
+    """Of `usd`, the worst case of attempts that nobody knows the cost of."""

@@ -25,6 +25,33 @@ def m004_batches(db: Database) -> None:
         db.conn.execute(statement)
 
 
+@migrations()
+def m005_spend_of_attempts(db: Database) -> None:
+    """Attempts that may have been billed for nothing are part of what a run has spent."""
+    db.conn.execute("DROP VIEW v_spend")
+    db.conn.execute(_SPEND)
+
+
+# `usd` is what the run paid: the calls it bought, and with them `uncertain_usd`, the worst case of attempts that nobody
+# knows the cost of. `unpriced` counts the bought calls of which not even that is known; they are in no sum.
+_SPEND = """CREATE VIEW v_spend AS
+    SELECT run, purpose, sum(calls) AS calls, sum(cached) AS cached, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, total(usd) AS usd, total(recorded_usd) AS recorded_usd,
+        sum(unpriced) AS unpriced, total(uncertain_usd) AS uncertain_usd
+    FROM (
+        SELECT run, coalesce(calls.purpose, '') AS purpose, 1 AS calls, cached,
+            coalesce(input_tokens, 0) AS input_tokens, coalesce(output_tokens, 0) AS output_tokens,
+            CASE WHEN cached THEN 0 ELSE cost_usd END AS usd, cost_usd AS recorded_usd,
+            NOT cached AND cost_usd IS NULL AND NOT EXISTS (
+                SELECT 1 FROM attempts WHERE key = calls.key AND run = run_calls.run AND attempts.cost_usd IS NOT NULL
+            ) AS unpriced,
+            0 AS uncertain_usd
+        FROM run_calls JOIN calls ON calls.id = run_calls.call_id
+        UNION ALL
+        SELECT run, coalesce(purpose, ''), 0, 0, 0, 0, cost_usd, 0, 0, cost_usd
+        FROM attempts WHERE run IS NOT NULL AND cost_usd > 0
+    ) GROUP BY run, purpose"""
+
 _BATCHES = (
     """CREATE TABLE batches (
         id TEXT PRIMARY KEY,

@@ -1,17 +1,18 @@
 """Opens the store's file and says in one sentence what SQLite says in a code."""
 
+import errno
 import os
 import sqlite3
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlite_utils import Database
 
 from bbdistill.client.schema import migrations
-from bbdistill.errors import StoreError
+from bbdistill.errors import ConfigError, StoreError
 
 BUSY_S = 30.0
 """How long a file that another process writes to is waited for."""
@@ -21,7 +22,8 @@ _SENTENCES = {
     sqlite3.SQLITE_BUSY: "is locked by another process; wait until that one is done, and resume",
     sqlite3.SQLITE_LOCKED: "is locked by another process; wait until that one is done, and resume",
     sqlite3.SQLITE_NOTADB: "is not a store (no SQLite database); give another path",
-    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a copy, or recover it with `sqlite3 FILE .recover`",
+    sqlite3.SQLITE_CORRUPT: "is damaged: `bbdistill cache verify` says where; restore it from a copy, or recover what "
+    "can be with `sqlite3 FILE .recover`",
     sqlite3.SQLITE_READONLY: "cannot be written: it is read-only; replay it, or give a path you can write to",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the path and its permissions",
     sqlite3.SQLITE_CONSTRAINT: "already has this entry, which is never overwritten",
@@ -33,16 +35,24 @@ class StoreBusy(StoreError):
     """Another process is writing to the file."""
 
 
+def _code(fault: sqlite3.Error) -> int:
+    # The low byte is the primary code; the rest is detail.
+    return getattr(fault, "sqlite_errorcode", 0) & 0xFF
+
+
+_FAILED = "failed; `bbdistill cache verify` says whether it is damaged"
+
+
 @contextmanager
 def in_words(path: Path) -> Generator[None]:
     """Turns what SQLite and the file system raise into a StoreError."""
     try:
         yield
     except sqlite3.Error as fault:
-        # The low byte is the primary code; the rest is detail.
-        code = getattr(fault, "sqlite_errorcode", 0) & 0xFF
-        kind = StoreBusy if code in _LOCKED else StoreError
-        raise kind(f"the store `{path}` {_SENTENCES.get(code, 'failed')} ({fault})") from fault
+        kind = StoreBusy if _code(fault) in _LOCKED else StoreError
+        raise kind(f"the store `{path}` {_SENTENCES.get(_code(fault), _FAILED)} ({fault})") from fault
+    except UnicodeDecodeError as fault:  # of a damaged text that SQLite quotes in a complaint
+        raise StoreError(f"the store `{path}` {_SENTENCES[sqlite3.SQLITE_CORRUPT]}") from fault
     except OSError as fault:
         said = fault.strerror or fault
         raise StoreError(
@@ -81,7 +91,10 @@ def _begin_now(database: Database) -> None:
 
 
 def open_database(path: Path, *, read_only: bool) -> Database:
-    """A connection of any thread's (the caller locks), its schema up to date. StoreError says what is wrong."""
+    """A connection of any thread's (the caller locks), its schema up to date.
+
+    ConfigError where the file is not there or no store, StoreError where it cannot be read or written.
+    """
     with in_words(path):
         connection = _connect_read_only(path) if read_only else _connect(path)
         try:
@@ -89,8 +102,10 @@ def open_database(path: Path, *, read_only: bool) -> Database:
             if not read_only:
                 _prepare(database)
             _check_schema(database, path)
-        except BaseException:
+        except BaseException as fault:
             connection.close()
+            if isinstance(fault, sqlite3.DatabaseError) and _code(fault) == sqlite3.SQLITE_NOTADB:
+                raise ConfigError(f"`{path}` is not a store (no SQLite database); give another path") from fault
             raise
         return database
 
@@ -98,13 +113,17 @@ def open_database(path: Path, *, read_only: bool) -> Database:
 def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Made before SQLite opens it, which gives its side files the mode of this one: replies are nobody else's business.
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    # One that is there is not touched: closing it would drop the locks that SQLite holds on it for this process.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     return sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     if not path.is_file():
-        raise StoreError(f"no store at `{path}`; record one first with mode `auto`")
+        raise ConfigError(f"no store at `{path}`; record one first with mode `auto`")
     # Without pending writes nothing else needs the file, and `immutable` opens it even in a read-only directory.
     options = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
     address = f"file:{quote(str(path.resolve()))}?{options}"
@@ -129,7 +148,7 @@ def _enable_wal(database: Database) -> None:
             database.enable_wal()
             return
         except sqlite3.OperationalError as fault:
-            if fault.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if _code(fault) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
@@ -144,4 +163,4 @@ def _check_schema(database: Database, path: Path) -> None:
         )
     # One that is only read may lack what later migrations add.
     if "m001_initial" in {migration.name for migration in migrations.pending(database)}:
-        raise StoreError(f"the store `{path}` has no table of calls; record one first with mode `auto`")
+        raise ConfigError(f"`{path}` is not a store: it has no table of calls; give another path")

@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bbdistill.client.keys import Request, to_json
 from bbdistill.client.retry import Attempt
 from bbdistill.client.rows import CALL_COLUMNS, AnswerRow, CallRow, RolloutRow, RunRow, SpendRow
 from bbdistill.client.sqlite import in_words, open_database, writing
+from bbdistill.client.values import as_object
 from bbdistill.types import Rollout
 
 __all__ = ["AnswerRow", "CallRow", "RolloutRow", "RunRow", "SpendRow", "Store"]
@@ -38,7 +39,7 @@ _USED = "EXISTS (SELECT 1 FROM run_calls WHERE run = :run AND call_id = calls.id
 class Store:
     """One store file, made if it is missing. With `read_only` it is opened wherever it lies and never touched.
 
-    Every method raises StoreError where the file cannot be read or written.
+    Every method raises StoreError where the file cannot be read or written; ConfigError, at once, where it is no store.
     """
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
@@ -103,15 +104,22 @@ class Store:
             model=model,
         )  # pyright: ignore[reportReturnType]
 
-    def nearest(self, request: Request) -> Request | None:
-        """The stored request most like `request`; None if nothing is stored."""
-        order = "ORDER BY teacher = :teacher AND path = :path DESC, path = :path DESC, max(id) DESC"
+    def nearest(self, request: Request, tags: Mapping[str, str] | None = None) -> Request | None:
+        """The stored request most like `request`, which was tagged so; None if nothing is stored.
+
+        What has the same path, model, purpose and prompt comes first, in this order; then the text decides.
+        """
+        same = """path = :path, json_extract(request, '$.body.model') IS :model, purpose IS :purpose,
+            prompt_id IS :prompt_id, teacher = :teacher"""
         rows = self._rows(
-            f"SELECT request FROM calls GROUP BY key {order} LIMIT {nearest.CANDIDATES}",
-            teacher=request["teacher"],
+            f"""SELECT request, {same} FROM calls WHERE json_valid(request) GROUP BY key
+            ORDER BY 2 DESC, 3 DESC, 4 DESC, 5 DESC, 6 DESC, max(id) DESC LIMIT {nearest.CANDIDATES}""",
             path=request["path"],
+            model=as_object(request.get("body")).get("model"),
+            teacher=request["teacher"],
+            **{name: (tags or {}).get(name) for name in ("purpose", "prompt_id")},
         )
-        return nearest.most_similar(request, [json.loads(row[0]) for row in rows])
+        return nearest.most_similar(request, [json.loads(row[0]) for row in rows if row[1:] == rows[0][1:]])
 
     def attempt(self, key: str, run: str | None, attempt: Attempt) -> None:
         """Adds one try of a call."""
@@ -157,20 +165,9 @@ class Store:
 
     def spend(self, run: str) -> list[SpendRow]:
         """By purpose."""
-        names = ("purpose", "calls", "cached", "input_tokens", "output_tokens", "usd", "recorded_usd", "unpriced")
+        names = tuple(field.name for field in fields(SpendRow))
         rows = self._rows(f"SELECT {', '.join(names)} FROM v_spend WHERE run = :run ORDER BY purpose", run=run)
         return [SpendRow(**dict(zip(names, row, strict=True))) for row in rows]
-
-    def spent(self, run: str) -> dict[str, float]:
-        """Dollars by purpose: what `run` paid, and the worst case of attempts that nobody knows the cost of."""
-        rows = self._rows(
-            """SELECT purpose, sum(usd) FROM (
-                SELECT purpose, usd FROM v_spend WHERE run = :run
-                UNION ALL SELECT coalesce(purpose, ''), cost_usd FROM attempts WHERE run = :run AND cost_usd > 0
-            ) GROUP BY purpose""",
-            run=run,
-        )
-        return dict(rows)
 
     # Plans and rollouts
 

@@ -4,11 +4,12 @@ What the SDKs let pass in silence (an empty body, a web page, a stream that brok
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
 from bbdistill.client import sse
-from bbdistill.client.call import Kind, Malformed, Reading
+from bbdistill.client.call import Kind, Malformed, Reading, WebPage
 from bbdistill.client.values import Json, as_object, parse
 from bbdistill.types import Usage
 
@@ -36,8 +37,10 @@ def read(path: str, body: bytes, content_type: str) -> Reading:
     except Malformed:
         raise
     except (ValueError, RecursionError):
-        what = "a web page" if "html" in content_type else "cut off or not JSON"
-        raise Malformed(f"the reply is {what} ({content_type or 'no content type'})", retryable=True) from None
+        form = content_type or "no content type"
+        if "html" in content_type or body.lstrip()[:9].lower().startswith((b"<html", b"<!doctype")):
+            raise WebPage(f"the reply is a web page ({form}): {_first_words(body)}") from None
+        raise Malformed(f"the reply is cut off or not JSON ({form})", retryable=True) from None
     except (KeyError, TypeError, AttributeError, IndexError):
         raise Malformed(f"the reply has no {_PROMISED[name]}{_complaint(body)}", retryable=True) from None
 
@@ -180,6 +183,12 @@ def _is_count(value: Any) -> bool:
 
 def _table(value: Json, name: str) -> Json:
     return as_object(value.get(name))
+
+
+def _first_words(page: bytes) -> str:
+    """Of what people would read, the beginning."""
+    text = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", page.decode("utf-8", "replace"), flags=re.DOTALL)
+    return json.dumps(" ".join(text.split())[:100], ensure_ascii=False)
 
 
 def _complaint(body: bytes) -> str:

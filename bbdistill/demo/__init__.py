@@ -3,8 +3,8 @@
 import threading
 from pathlib import Path
 
-from bbdistill.config import RunConfig, load_config
-from bbdistill.errors import RunError
+from bbdistill.config import RunConfig
+from bbdistill.configfile import load_config
 from bbdistill.metrics import OnEvent
 from bbdistill.rundir import RunDir
 from bbdistill.runner import RunResult, run
@@ -36,13 +36,11 @@ def run_demo(
     *, out: Path, live: tuple[str, str] | None, on_event: OnEvent, stop: threading.Event | None = None
 ) -> RunResult:
     """Replays the shipped recording, or asks a live teacher into a fresh store in the run's directory."""
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
-        raise RunError(f"`{out}` holds something that is not a run; give the demo another --out")
+    RunDir.check(out, overwrite=True)
     if live is None:
         recording = shipped("cache") / RECORDING
         return run(demo_config(), out=out, overwrite=True, replay=str(recording), on_event=on_event, stop=stop)
-    directory = RunDir.create(out, overwrite=True)
-    store = directory.path.with_name(f"{directory.path.name}.db")
+    store = out.with_name(f"{out.name}.db")
     store.unlink(missing_ok=True)
     config = demo_config(live=live, store=store.resolve())
     return run(config, out=out, overwrite=True, on_event=on_event, stop=stop)

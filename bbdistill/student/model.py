@@ -4,9 +4,13 @@ import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import httpx
+import httpx2
 import torch
+from huggingface_hub import file_exists
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -41,9 +45,13 @@ def load_base(model: str, *, device: str = "auto", dtype: str = "auto") -> Base:
     """
     name, place = _source(model), pick_device(device)
     with _loading(model):
-        config = AutoConfig.from_pretrained(name)
+        local = _local_only(name)
+        config = AutoConfig.from_pretrained(name, local_files_only=local)
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype=pick_dtype(dtype, place), attn_implementation=NAME if is_plain(config) else None
+            name,
+            dtype=pick_dtype(dtype, place),
+            attn_implementation=NAME if is_plain(config) else None,
+            local_files_only=local,
         )
     loaded.requires_grad_(False)
     torch.nn.Module.to(loaded.eval(), place)
@@ -61,11 +69,12 @@ def load_chat(model: str) -> Chat:
     """Only the tokenizer of `model`, with its template and what ends a turn."""
     name = _source(model)
     with _loading(model):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        local = _local_only(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
         try:
-            ends = GenerationConfig.from_pretrained(name).eos_token_id
+            ends = GenerationConfig.from_pretrained(name, local_files_only=local).eos_token_id
         except OSError:  # it has no generation config of its own
-            ends = AutoConfig.from_pretrained(name).eos_token_id
+            ends = AutoConfig.from_pretrained(name, local_files_only=local).eos_token_id
     return Chat(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
@@ -116,6 +125,18 @@ def _source(model: str) -> str:
     return str(bundled_student()) if model == BUNDLED else model
 
 
+@cache
+def _local_only(name: str) -> bool:
+    """Whether nothing but this machine can be loaded from. Asked once: the loaders ask an absent hub for a minute."""
+    if Path(name).is_dir():
+        return True
+    try:
+        file_exists(name, "config.json")
+    except (ConnectionError, httpx.TransportError, httpx2.TransportError):
+        return True
+    return False
+
+
 @contextmanager
 def _loading(model: str) -> Generator[None]:
     """Says what could not be loaded, and keeps the loader's bars off a terminal that is ours to draw on."""
@@ -124,9 +145,9 @@ def _loading(model: str) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError) as fault:
+        said = (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".")
         raise ConfigError(
-            f"cannot load the student `{model}`: {str(fault).splitlines()[0]}; "
-            f"expected a hub id, a directory with a model, or `{BUNDLED}`"
+            f"cannot load the student `{model}`: {said}; expected a hub id, a directory with a model, or `{BUNDLED}`"
         ) from fault
     finally:
         if shown:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from bbdistill.client import sse, wire
 from bbdistill.client.call import Malformed
 from bbdistill.client.rows import CallRow
-from bbdistill.client.values import Json, as_object
+from bbdistill.client.values import Json, as_object, parse
 from bbdistill.data import ROLES
 from bbdistill.types import Message
 
@@ -87,7 +87,7 @@ def _example(row: CallRow, said: dict[str, list[Message]]) -> Example:
         raise _LeftOut("not a conversation")
     if row.kind != "ok":
         raise _LeftOut(row.kind)
-    request, reply = as_object(json.loads(row.request).get("body")), _reply(name, row)
+    request, reply = as_object(as_object(parse(row.request)).get("body")), _reply(name, row)
     try:
         system, messages, completion = _READERS[name](request, reply, said)
         tools = tuple(_tools(request.get("tools") or []))

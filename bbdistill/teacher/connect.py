@@ -1,23 +1,26 @@
 """From a config to providers behind the client stack: the address, the store, the run, and one cap over all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from bbdistill.client.call import Handler
+from bbdistill.client.budget import Purse, provider_of
+from bbdistill.client.call import Call, Handler
 from bbdistill.client.edge import AsyncEdge
 from bbdistill.client.gate import LimitHistory
 from bbdistill.client.headers import Kind
 from bbdistill.client.http import ClientSettings, Stack, open_stack
+from bbdistill.client.prices import price
 from bbdistill.client.store import Store
 from bbdistill.config import CacheMode, TeacherConfig
 from bbdistill.errors import ConfigError
 from bbdistill.teacher import anthropic, openai
 from bbdistill.teacher.base import Provider
 from bbdistill.teacher.credentials import key_of
+from bbdistill.types import Usage
 
 _PROVIDERS: dict[str, tuple[Callable[..., Provider], str]] = {
     "openai": (openai.OpenAIChat, "https://api.openai.com/v1"),
@@ -44,10 +47,26 @@ class Connection:
         return [history for stack in self.stacks for history in stack.limits]
 
     @property
-    def spent_usd(self) -> float | None:
-        """What the run has paid by the record, which has replies that nobody waited for; None = not known."""
-        rows = self.store.spend(self.run) if self.store is not None and self.run is not None else []
-        return None if any(row.unpriced for row in rows) else sum(row.usd for row in rows)
+    def purse(self) -> Purse | None:
+        """Who pays for all of it; None where nothing goes out."""
+        budget = self.stacks[0].budget
+        return None if budget is None else budget.purse
+
+    @property
+    def uncertain_usd(self) -> float:
+        """Of what the run has spent by the record, the worst case of attempts that nobody knows the cost of."""
+        rows = () if self.store is None or self.run is None else self.store.spend(self.run)
+        return sum(row.uncertain_usd for row in rows)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are sent and not answered yet."""
+        return sum(stack.in_flight for stack in self.stacks)
+
+    @property
+    def failed(self) -> Sequence[str]:
+        """Why the last attempt failed of each call that is tried again."""
+        return [reason for stack in self.stacks for reason in stack.failed]
 
     async def drain(self) -> None:
         """Sends nothing more of what was asked so far, and waits until all that is on the wire is stored."""
@@ -62,25 +81,47 @@ class Connection:
             self.store.close()
 
 
+def ready(
+    config: TeacherConfig, *, judge: TeacherConfig | None = None, mode: CacheMode, replay: str | None = None
+) -> Sequence[str]:
+    """The keys of the models that will be asked; ConfigError where they cannot be. Makes no file and no connection."""
+    file = _replayed(config, mode, replay)
+    if file is not None:
+        if not file[0].is_file():
+            raise ConfigError(f"nothing to replay: no store at `{file[0]}`; run once with `--cache auto` to record one")
+        return ()
+    for model in _capped(config, judge):
+        if not _priced(model):
+            raise ConfigError(
+                f"no price is known for `{model.model}`, so a dollar cap cannot be kept; set `input_usd_per_mtok` and "
+                "`output_usd_per_mtok`, or run without a cap"
+            )
+    if mode != "off" and config.cache.is_file() and config.cache.stat().st_size:
+        Store(config.cache, read_only=True).close()
+    return [key_of(model) for model in (config, judge) if model is not None]
+
+
 def connect(
     config: TeacherConfig,
     *,
     judge: TeacherConfig | None = None,
     mode: CacheMode,
     replay: str | None = None,
+    keys: Sequence[str] | None = None,
     run: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Connection:
     """Opens the store and builds the stacks. In replay nothing is written and no socket can be opened.
 
-    `run` names the training run that asks, and `facts` go into its row; without one, the newest run of any kind is
-    replayed, and what is asked is noted under a new name.
+    `keys` are what `ready` gave, where it was asked before. `run` names the training run that asks, and `facts` go into
+    its row; without one, the newest run of any kind is replayed, and what is asked is noted under a new name.
     """
-    if replay is not None or mode == "replay":
-        file, _, source = (replay or str(config.cache)).partition("#")
-        return _replaying(config, judge, Path(file), source or None, planned=run is not None)
+    if keys is None:
+        keys = ready(config, judge=judge, mode=mode, replay=replay)
+    replayed = _replayed(config, mode, replay)
+    if replayed is not None:
+        return _replaying(config, judge, *replayed, planned=run is not None)
     models = [config] if judge is None else [config, judge]
-    keys = [key_of(model) for model in models]  # first, so that a missing one leaves nothing behind
     store = None if mode == "off" else Store(config.cache)
     if store is not None:
         run = store.start_run(facts or {"teacher": config.model}, run=run)
@@ -102,14 +143,35 @@ def connect_to(handler: Handler, config: TeacherConfig) -> Connection:
 def _replaying(
     config: TeacherConfig, judge: TeacherConfig | None, file: Path, source: str | None, *, planned: bool
 ) -> Connection:
-    if not file.is_file():
-        raise ConfigError(f"nothing to replay: no store at `{file}`; run once with `--cache auto` to record one")
     store = Store(file, read_only=True)
     source = source or store.newest_run(planned=planned)
     models = [config] if judge is None else [config, judge]
     stacks = [open_stack(store, mode="replay", source_run=source, settings=_settings(model)) for model in models]
     providers = [_provider(model, stack, "replay") for model, stack in zip(models, stacks, strict=True)]
     return _connection(providers, stacks, store=store, run=None, source=source, replaying=True)
+
+
+def _replayed(config: TeacherConfig, mode: CacheMode, replay: str | None) -> tuple[Path, str | None] | None:
+    """The store and the run to replay (None: its newest); None where calls may go out."""
+    if replay is None and mode != "replay":
+        return None
+    file, _, run = (replay or str(config.cache)).partition("#")
+    return Path(file), run or None
+
+
+def _capped(config: TeacherConfig, judge: TeacherConfig | None) -> Iterator[TeacherConfig]:
+    """The models that are asked for something with a cap on it."""
+    purposes = set(config.max_usd_by.model_dump(exclude_none=True))
+    if config.max_usd is not None or purposes - (set() if judge is None else {"preferences"}):
+        yield config
+    if judge is not None and (config.max_usd is not None or purposes & {"preferences", "corrections"}):
+        yield judge
+
+
+def _priced(config: TeacherConfig) -> bool:
+    name, _, model = config.model.partition(":")
+    call = Call(method="POST", url=config.base_url or _PROVIDERS[name][1], headers={}, body=b"")
+    return price(model, provider_of(call), Usage(input_tokens=1, output_tokens=1), config.prices) is not None
 
 
 def _connection(providers: Sequence[Provider], stacks: Sequence[Stack], **rest: Any) -> Connection:

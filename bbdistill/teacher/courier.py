@@ -147,7 +147,9 @@ class Courier:
         outcomes = await asyncio.to_thread(self._read, batch, like, replies)
         if not await asyncio.to_thread(self._store.collect, batch.id, outcomes, self._run):
             outcomes = []  # another process was quicker, and has paid
-        self._purse.settle(batch.reserved_usd, sum(outcome.usd for outcome in outcomes), batch.purpose)
+        for outcome in outcomes:
+            self._purse.settle(0.0, outcome.usd, batch.purpose)
+        self._purse.settle(batch.reserved_usd, 0.0, batch.purpose)
         if outcomes:
             answered = sum(outcome.state == "answered" for outcome in outcomes)
             self._note(f"batch {batch.id}: {answered} of {batch.size} requests answered")

@@ -1,18 +1,24 @@
 """Which failures are about one request (an abstention) and which about the teacher as a whole (an error that stops)."""
 
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
 import anthropic
 import httpx2
 import openai
 
-from bbdistill.client.call import Call, Fault, Reply
+from bbdistill.client.call import Call, Fault, Reply, WebPage
 from bbdistill.client.edge import unwrap
 from bbdistill.client.faults import STRUCTURED_OUTPUT, examine
+from bbdistill.client.secrets import redact_line
 from bbdistill.config import TeacherConfig
 from bbdistill.errors import BBDistillError, TeacherError
 
 _StatusError = (openai.APIStatusError, anthropic.APIStatusError)
 _LOST = (openai.APIConnectionError, anthropic.APIConnectionError, httpx2.TransportError, TimeoutError)
 _ABOUT_THE_REQUEST = {400, 413, 422}
+_ENDPOINTS = {"openai": "/chat/completions", "anthropic": "/v1/messages"}
+"""What the SDKs put behind `base_url`."""
 _HINTS = {
     401: "the key is wrong or missing; check `api_key_env`",
     402: "the account has no credit left",
@@ -27,18 +33,34 @@ def outcome_of(fault: Exception, config: TeacherConfig) -> str:
     cause = unwrap(fault) or as_fault(fault)
     if isinstance(cause, BBDistillError):
         raise cause from fault
+    where = config.base_url or "the provider's address"
+    if isinstance(cause, WebPage):
+        raise TeacherError(
+            f"teacher `{config.model}` at {where} is no API: {cause.reason}; check `base_url` (is a `/v1` missing?)"
+        ) from fault
     if isinstance(fault, _StatusError):
         status = fault.status_code
+        if 300 <= status < 400:
+            said = _redirect(fault.response, config)
+            raise TeacherError(f"teacher `{config.model}` at {where} answered HTTP {status}: {said}") from fault
         if status in _ABOUT_THE_REQUEST or status >= 500:
             return cause.reason if isinstance(cause, Fault) else f"HTTP {status}"
         hint = _HINTS.get(status, "see the provider's documentation")
         raise TeacherError(f"teacher `{config.model}` answered HTTP {status}: {hint}") from fault
     if isinstance(cause, Fault):
         if cause.unreachable:
-            where = config.base_url or "the provider's address"
             raise TeacherError(f"teacher `{config.model}` cannot be reached at {where}: {cause.reason}") from fault
         return cause.reason
     raise fault
+
+
+def _redirect(response: Any, config: TeacherConfig) -> str:
+    """Where a redirect leads, without credentials, and the address to set instead."""
+    target = urlsplit(urljoin(str(response.request.url), response.headers.get("location", "")))
+    address = redact_line(f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}")
+    endpoint = _ENDPOINTS[config.model.partition(":")[0]]
+    base = address.removesuffix(endpoint)
+    return f"it redirects to `{address}`; " + ("check `base_url`" if base == address else f"set `base_url` to `{base}`")
 
 
 def as_fault(error: Exception) -> Fault | None:

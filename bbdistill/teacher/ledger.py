@@ -66,6 +66,7 @@ class Ledger:
     """By model."""
     abstain_reasons: Counter[str] = field(default_factory=Counter[str])
     in_flight: int = 0
+    """Calls asked and not answered yet, whether they are sent or wait."""
 
     def line(self, purpose: str) -> Line:
         return self.lines.setdefault(purpose, Line())
@@ -117,7 +118,7 @@ class Ledger:
         recorded_priced = not any(line.recorded_unpriced for line in lines)
         return {
             "calls": self.calls,
-            "cached": sum(line.cached for line in lines),
+            "cached": self.cached,
             "cost_usd": sum(line.cost_usd for line in lines) if priced else None,
             "recorded_cost_usd": sum(line.recorded_cost_usd for line in lines) if recorded_priced else None,
             "saved_usd": _sum(*(line.saved_usd for line in lines)),
@@ -147,6 +148,10 @@ class Ledger:
     @property
     def flips(self) -> int:
         return sum(judging.flips for judging in self.judging.values())
+
+    @property
+    def cached(self) -> int:
+        return sum(line.cached for line in self.lines.values())
 
     @property
     def calls(self) -> int:

@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from bbdistill.client.gate import LimitHistory
-from bbdistill.config import CacheMode, TeacherConfig, teacher_config
+from bbdistill.config import CacheMode, TeacherConfig
+from bbdistill.configfile import teacher_config
 from bbdistill.errors import TeacherError
+from bbdistill.metrics import Progress
 from bbdistill.teacher import parse
 from bbdistill.teacher.base import JsonSchema, Provider, RawReply, SchemaForm
 from bbdistill.teacher.connect import Connection, connect
@@ -97,11 +99,34 @@ class Teacher:
 
     @property
     def spent_usd(self) -> float | None:
-        """Dollars paid so far, by the record where one is written; None = not every price is known."""
-        connection = self._connection
-        if connection is None or connection.store is None or connection.run is None:
-            return self.ledger.summary()["cost_usd"]
-        return connection.spent_usd
+        """Dollars paid so far by the whole run, attempts of unknown cost at their worst case; None = no price is known.
+
+        The ledger has less: a failed attempt, and a reply that nobody waited for, may have been billed.
+        """
+        purse = None if self._connection is None else self._connection.purse
+        return self.ledger.summary()["cost_usd"] if purse is None else purse.spent_usd
+
+    def summary(self) -> dict[str, Any]:
+        """The ledger's, but with everything spent, and the part of it that is only a worst case."""
+        spent = {"cost_usd": self.spent_usd, "uncertain_usd": self.connection.uncertain_usd}
+        return self.ledger.summary() | spent
+
+    def progress(self, what: str, *, total: int, before: int = 0) -> Progress:
+        """How far it is with the calls after the first `before`."""
+        ledger, connection = self.ledger, self.connection
+        failed = connection.failed
+        return Progress(
+            what=what,
+            done=ledger.calls - ledger.in_flight - before,
+            total=total,
+            calls=ledger.calls,
+            cached=ledger.cached,
+            in_flight=connection.in_flight,
+            limit=self.limit,
+            retrying=len(failed),
+            trouble=failed[-1] if failed else None,
+            spent_usd=self.spent_usd,
+        )
 
     async def demonstrate(self, prompt: Input, *, purpose: str = "demonstrations") -> Demonstration | Abstain:
         """The teacher's own answer."""

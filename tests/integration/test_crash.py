@@ -110,7 +110,7 @@ def test_a_full_disk_stops_with_one_sentence_and_harms_nothing(tmp_path: Path):
         assert not (tmp_path / "demonstrations.jsonl").exists()
         stored = calls(tmp_path / "calls.db")
         asked = len(teacher.asked)
-        # What was on the wire as the disk ran full could not be kept; nothing was asked after that.
+        # What was on the wire as the disk ran full could not be kept, nor what went out as that came in.
         assert 0 < asked - len(stored) <= 2 * 4
         assert asked < 150
         rest = start("collect", config, folder=tmp_path)

@@ -123,6 +123,7 @@ def test_a_changed_prompt_misses_and_shows_the_difference(changed: str, recorded
     with pytest.raises(bbdistill.ReplayMiss) as miss:
         bbdistill.run(tmp_path / "task.toml", out=tmp_path / "run", replay=str(store))
     assert miss.value.exit_code == 4
+    assert not (tmp_path / "run").exists()  # it could not begin
     assert "The nearest recorded request differs so" in str(miss.value)
     differing = [line.split(": ")[1] for line in str(miss.value).splitlines() if line[0] in "+-" and "Answer" in line]
     assert differing == ['"Answer in JSON.",', '"Answer in XML.",']
@@ -292,10 +293,10 @@ def test_no_key_is_written_anywhere(tiny_student: Path, tmp_path: Path, monkeypa
 
 def test_a_run_directory_is_not_overwritten_by_accident(recorded: tuple[Path, Path], tmp_path: Path):
     config, run = recorded
-    with pytest.raises(bbdistill.RunError, match="--resume"):
+    with pytest.raises(bbdistill.ConfigError, match="--resume"):
         bbdistill.run(config, out=run, mode="replay")
     (tmp_path / "precious").write_text("x")
-    with pytest.raises(bbdistill.RunError, match="not a run"):
+    with pytest.raises(bbdistill.ConfigError, match="not a run"):
         bbdistill.run(config, out=tmp_path, mode="replay", overwrite=True)
     with pytest.raises(bbdistill.ConfigError, match=r"train\.steps"):
         bbdistill.run(config, out=run, mode="replay", resume=True, overrides=("train.steps=9",))

@@ -76,6 +76,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
         assert running.returncode == 130
     assert "Traceback" not in said
     assert "once more (Ctrl-C) stops at once" in said
+    assert said.rstrip().splitlines()[-1].startswith("stopped at once; what is stored is kept")
     assert stored(tmp_path / "calls.db") == 0
 
 

@@ -11,7 +11,7 @@ import bbdistill
 
 PACKAGE = Path(bbdistill.__file__).parent
 
-BOTTOM = {"types", "config", "errors", "keylike", "templates", "data", "rundir", "metrics"}
+BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
 API_VERBS = {"collect", "doctor", "dryrun", "estimate", "starter"}
 
@@ -27,14 +27,15 @@ ALLOWED: dict[str, set[str]] = {
     "recording": BOTTOM | {"client"},
     "pytest_plugin": {"client"},
     "report": BOTTOM,
+    "place": BOTTOM | {"teacher"},
     "rewards": {"types"},
     "objectives": BOTTOM | {"rewards"},
     "evaluate": BOTTOM | {"task", "verify"},
-    "setup": BOTTOM | {"client", "teacher", "student", "task", "plan", "objectives"},
+    "setup": BOTTOM | {"client", "teacher", "student", "task", "plan", "place", "objectives"},
     "state": BOTTOM | {"setup", "student", "teacher", "objectives"},
     "train": BOTTOM | {"setup", "state", "teacher", "task", "plan", "objectives", "rewards", "evaluate"},
-    "finish": BOTTOM | {"setup", "state", "student", "teacher", "task", "evaluate", "report", "runner"},
-    "runner": BOTTOM | {"task", "setup", "train", "finish", "student"},
+    "finish": BOTTOM | {"setup", "state", "student", "teacher", "task", "evaluate", "report", "runner", "place"},
+    "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
     "collect": BOTTOM | {"task", "teacher", "recording"},
     "estimate": BOTTOM | {"task", "objectives", "client", "teacher"},
@@ -43,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},
     "interrupt": set(),
-    "cli": {"errors", "config", "console", "interrupt", "report", "recording", "runner", "demo", *API_VERBS},
+    "cli": {"cli_cache", "errors", "config", "console", "interrupt", "report", "runner", "demo", *API_VERBS},
+    "cli_cache": {"recording"},
 }
 TORCH_ROOMS = {"student", "losses", *CORE}
 TORCH = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf", "tokenizers"}

@@ -278,5 +278,5 @@ def test_tool_calls_are_written_and_training_says_that_it_cannot_use_them(tmp_pa
 def test_only_one_purpose_and_a_store_with_nothing_in_it(tmp_path: Path) -> None:
     with ScriptedServer() as server:
         _openai(server.url, tmp_path / "prod.db")
-    with pytest.raises(ConfigError, match="nothing to learn from; left out of its 0 calls of purpose `x`: -"):
+    with pytest.raises(ConfigError, match="has no calls of purpose `x`; it has none with a purpose"):
         collect_recorded(tmp_path / "prod.db", tmp_path / "out.jsonl", purpose="x")

@@ -2,14 +2,20 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from test_client_store import row
 
-from bbdistill.config import load_config
+import bbdistill
+from bbdistill.client.store import Store
+from bbdistill.configfile import load_config
+from bbdistill.recording import open_recording
+from bbdistill.starter import write_task
 
 
 def cli(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -101,6 +107,76 @@ def test_a_missing_key_is_named_before_anything_is_asked(tmp_path: Path, prompts
     )
     assert done.returncode == 2
     assert "OPENAI_API_KEY" in done.stderr
+
+
+def test_the_version_is_said(tmp_path: Path):
+    done = cli("--version", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"bbdistill {bbdistill.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("cache", "list", "train.jsonl"), "`train.jsonl` is not a store"),
+        (("cache", "list", "none.db"), "no store at `none.db`"),
+        (("cache", "show", "used.db", "999"), "0 calls match `999`"),
+        (("cache", "export", "used.db", "new/x.db", "--run", "nope"), "has no run `nope`; it has r"),
+        (("collect", "task.toml", "--set", "teacher.cache=train.jsonl"), "train.jsonl` is not a store"),
+        (("collect", "--from-cache", "used.db", "--purpose", "nope"), "of purpose `nope`; it has demonstrations"),
+        (("collect", "task.toml", "--set", "task.verifier=fieldz"), "did you mean `fields`?"),
+        (("collect", "task.toml", "--set", "task.templates=nowhere"), "nowhere` is not a directory with one of `com"),
+        (("collect", "task.toml", "--max-usd", "nan"), "--max-usd: expected a finite number"),
+        (("collect", "task.toml", "--max-usd", "1", "--set", "teacher.model=openai:x"), "no price is known for"),
+        (("run", "task.toml", "--max-usd", "1", "--set", "teacher.model=openai:x"), "no price is known for"),
+        (("run", "task.toml", "--out", "full"), "`full` is not empty"),
+        (("run", "task.toml", "--out", "none", "--resume"), "`none` is not a run"),
+        (("run", "task.toml", "--out", "train.jsonl/x"), "cannot be written, because"),
+        (("run", "task.toml", "--set", "student.model=no/such", "--out", "a/b"), "cannot load the student `no/such`"),
+        (("report", "full"), "`full` is not a run"),
+        (("verify", "task.toml", "train.jsonl"), "train.jsonl` has no line with a `completion`"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, tuple) else "",
+)
+def test_a_wrong_command_ends_with_2_and_leaves_nothing(
+    command: tuple[str, ...], says: str, tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_task(prompts, tmp_path / "task.toml", teacher="openai:gpt-4o-mini")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("x")
+    store = Store(tmp_path / "used.db")
+    store.put_call(row(), run="r")
+    store.close()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    done = cli(*command, folder=tmp_path, OPENAI_API_KEY="any")
+    assert says in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_store_is_one_sentence(tmp_path: Path):
+    whole = tmp_path / "whole.db"
+    store = Store(whole)
+    for number in range(50):
+        store.put_call(row(f"{number} " + "x" * 1000), run="r")
+    store.close()
+    content = whole.read_bytes()
+    draw = random.Random(0)
+    said: set[str] = set()
+    for _ in range(60):
+        broken = bytearray(content)
+        for _ in range(draw.randrange(1, 30)):
+            start = draw.randrange(100, len(broken))
+            broken[start : start + 40] = draw.randbytes(40)
+        (tmp_path / "x.db").write_bytes(broken[: len(content)])
+        try:
+            with open_recording(tmp_path / "x.db") as recording:
+                for found in recording.calls():
+                    found.full()
+        except bbdistill.BBDistillError as fault:
+            said.add(str(fault))
+    assert any("is damaged" in sentence for sentence in said)
+    assert all("cache verify" in sentence or "is not a store" in sentence for sentence in said), said
 
 
 def test_the_readme_names_every_command():

@@ -13,6 +13,7 @@ from scripted_server import Answer, chat
 
 from bbdistill.client.call import Call, Fault, Handler, Mode, Reply
 from bbdistill.client.faults import examine
+from bbdistill.client.gate import Gate
 from bbdistill.client.http import open_stack
 from bbdistill.client.replay import Replay
 from bbdistill.client.retry import Retry
@@ -337,6 +338,22 @@ def test_a_failing_store_stops_auto_and_only_warns_when_recording(
     assert "no longer recorded" in caplog.text
 
 
+def test_after_the_first_write_that_fails_nothing_more_is_sent(store: Store) -> None:
+    store.put_fact("a", "b")
+    store.close()
+    source = Source(delay_s=0.01)
+    one_at_a_time = Gate(source, ceiling=1, per_minute={}, patience_s=10)
+    handler = replay(one_at_a_time, Store(store.path, read_only=True))
+
+    async def together() -> list[Reply | BaseException]:
+        found = await asyncio.gather(*(handler(ask(str(n))) for n in range(20)), return_exceptions=True)
+        return [*found, *await asyncio.gather(handler(ask("later")), return_exceptions=True)]
+
+    outcomes = asyncio.run(together())
+    assert [type(outcome) for outcome in outcomes] == [StoreError] * 21
+    assert source.calls <= 2  # the second went out as the first came in, before that was written
+
+
 def test_replay_gives_what_the_run_got_and_writes_nothing(store: Store) -> None:
     asyncio.run(replay(Source(chat("mine")), store, run="a")(ask()))
     with pytest.raises(Fault):
@@ -398,7 +415,7 @@ def test_which_run_is_replayed(store: Store) -> None:
     with pytest.raises(ReplayMiss, match="run `new`"):
         asyncio.run(newest(ask("old")))
     assert asyncio.run(open_stack(store, mode="replay", source_run="old")(ask("old"))).cached
-    with pytest.raises(StoreError, match="has no run `older`; it has old, new"):
+    with pytest.raises(ConfigError, match="has no run `older`; it has old, new"):
         open_stack(store, mode="replay", source_run="older")
     assert newest.direct is None
     with pytest.raises(ConfigError, match="needs a store"):

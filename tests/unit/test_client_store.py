@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from bbdistill.client.keys import key
 from bbdistill.client.retry import Attempt
 from bbdistill.client.rows import CallRow
 from bbdistill.client.store import Store
-from bbdistill.errors import StoreError
+from bbdistill.errors import ConfigError, StoreError
 from bbdistill.types import Prompt, Rollout
 
 
@@ -175,8 +176,28 @@ def test_attempts_of_unknown_outcome_count_as_spent(store: Store) -> None:
     for purpose, usd in (("preferences", 0.5), ("preferences", None), ("corrections", 0.125), (None, 1.0)):
         store.attempt("k", "r", attempt(purpose, usd))
     store.attempt("k", "another", attempt("preferences", 64.0))
-    assert store.spent("r") == {"preferences": 0.75, "corrections": 0.125, "": 1.0}
-    assert store.spent("nobody") == {}
+    spend = {line.purpose: (line.calls, line.usd, line.uncertain_usd) for line in store.spend("r")}
+    assert spend == {"preferences": (1, 0.75, 0.5), "corrections": (0, 0.125, 0.125), "": (0, 1.0, 1.0)}
+    assert store.spend("nobody") == []
+
+
+def test_only_a_bought_call_without_even_a_worst_case_is_unpriced(store: Store) -> None:
+    def attempt(usd: float | None) -> Attempt:
+        known = {"number": 1, "status": 200, "fault": None, "latency_s": 1.0, "retry_after_s": None}
+        return Attempt(**known, purpose="demonstrations", cost_usd=usd)  # pyright: ignore[reportArgumentType]
+
+    bounded, unbounded = row("bounded", cost_usd=None), row("unbounded", cost_usd=None)
+    store.put_call(bounded, run="r")
+    store.attempt(bounded.key, "r", attempt(0.5))
+    store.use("another", store.put_call(unbounded, run="r"))
+    store.attempt(unbounded.key, "r", attempt(None))
+    assert {run: (line.usd, line.unpriced) for run in ("r", "another") for line in store.spend(run)} == {
+        "r": (0.5, 1),
+        "another": (0.0, 0),
+    }
+
+
+SPEND = "SELECT purpose, calls, cached, usd, recorded_usd FROM v_spend WHERE run = ?"
 
 
 def test_a_store_of_an_older_version_can_be_read_and_is_brought_up_to_date_when_written(tmp_path: Path) -> None:
@@ -188,7 +209,10 @@ def test_a_store_of_an_older_version_can_be_read_and_is_brought_up_to_date_when_
     assert run is not None
     assert len(old.calls(run)) > 100
     assert copy.read_bytes() == shipped.read_bytes()
-    assert Store(copy).spent(run).keys() == {row.purpose for row in old.spend(run)}
+    before = {row[0]: row[1:] for row in sqlite3.connect(copy).execute(SPEND, [run])}
+    after = {row.purpose: (row.calls, row.cached, row.usd, row.recorded_usd) for row in Store(copy).spend(run)}
+    assert after == before
+    assert len(after) > 1
 
 
 def test_views_can_be_read_by_anyone(store: Store) -> None:
@@ -222,6 +246,32 @@ def test_the_nearest_request_is_the_most_similar_one(store: Store) -> None:
     found = store.nearest(wanted)
     assert found is not None
     assert found["body"]["messages"][0]["content"] == "What is the capital of France?"
+
+
+def test_the_nearest_request_is_of_the_same_model_purpose_and_prompt_before_the_text_counts(store: Store) -> None:
+    def request(text: str, model: str) -> dict[str, Any]:
+        path = "/v1/chat/completions"
+        return {"teacher": "t", "path": path, "sample": 0, "body": {"model": model, "messages": text}}
+
+    wanted = request("Sort 1 2 3 4 5", "m")
+    tags = {"purpose": "demonstrations", "prompt_id": "p7"}
+    for text, model, purpose, prompt in (
+        ("Sort 1 2 3 4 6", "other", "demonstrations", "p7"),
+        ("Sort 1 2 3 4 7", "m", "evaluation", "p7"),
+        ("Sort 1 2 3 4 8", "m", "demonstrations", "p8"),
+        ("Order 9 9", "m", "demonstrations", "p7"),
+    ):
+        store.put_call(row(text, request=json.dumps(request(text, model)), purpose=purpose, prompt_id=prompt))
+    assert store.nearest(wanted, tags)["body"]["messages"] == "Order 9 9"  # pyright: ignore
+    assert store.nearest(wanted, tags | {"prompt_id": "new"})["body"]["messages"] == "Sort 1 2 3 4 8"  # pyright: ignore
+
+
+def test_of_two_that_differ_in_one_line_the_nearest_has_fewer_other_letters(store: Store) -> None:
+    for text in ("abcdefgh 54321", "xyz 12345", "abcdefgh 12346"):
+        store.put_call(row(text))
+    found = store.nearest(json.loads(row("abcdefgh 12345").request))
+    assert found is not None
+    assert found["body"]["messages"][0]["content"] == "abcdefgh 12346"
 
 
 def _write_many(path: Path, name: str) -> None:
@@ -305,10 +355,12 @@ def test_a_full_disk_is_a_store_error_and_keeps_what_was_written(tmp_path: Path)
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    path.write_text("hello, I am no database at all " * 100)
-    for read_only in (True, False):
-        with pytest.raises(StoreError, match="is not a store"):
-            Store(path, read_only=read_only)
+    for text in ("hello, I am no database at all " * 100, '{"prompt": "Hi"}\n'):
+        path.write_text(text)
+        for read_only in (True, False):
+            with pytest.raises(ConfigError, match="is not a store"):
+                Store(path, read_only=read_only)
+        assert path.read_text() == text
 
 
 def test_a_store_of_a_newer_version_is_left_alone(store: Store) -> None:
@@ -321,12 +373,12 @@ def test_a_store_of_a_newer_version_is_left_alone(store: Store) -> None:
 
 
 def test_other_ways_not_to_be_a_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no store at"):
+    with pytest.raises(ConfigError, match="no store at"):
         Store(tmp_path / "none.db", read_only=True)
     with pytest.raises(StoreError, match="cannot be opened"):
         Store(tmp_path)
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE notes (text)").connection.commit()
-    with pytest.raises(StoreError, match="has no table of calls"):
+    with pytest.raises(ConfigError, match="has no table of calls"):
         Store(tmp_path / "other.db", read_only=True)
 
 

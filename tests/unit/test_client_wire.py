@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bbdistill.client.call import Malformed
+from bbdistill.client.call import Malformed, WebPage
 from bbdistill.client.wire import read
 from bbdistill.types import Usage
 
@@ -99,7 +99,6 @@ def test_several_choices_are_as_good_as_the_worst() -> None:
         ("/chat/completions", b"", JSON, "empty"),
         ("/chat/completions", b" \n", JSON, "empty"),
         ("/chat/completions", chat({"content": "hi"})[:-9], JSON, "cut off"),
-        ("/chat/completions", b"<html>Bad day</html>", "text/html", "a web page"),
         ("/chat/completions", b"\xff\xfe{}", JSON, "cut off or not JSON"),
         ("/chat/completions", b"[1]", JSON, "no `choices`"),
         ("/chat/completions", b"{}", JSON, "no `choices`"),
@@ -117,6 +116,24 @@ def test_malformed(path: str, body: bytes, content_type: str, says: str) -> None
     with pytest.raises(Malformed, match=says) as caught:
         read(path, body, content_type)
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"<html><head><style>b {}</style></head><b>Bad\nday</b></html>", "text/html; charset=utf-8"),
+        (b"\n<!DOCTYPE html><title>Bad day</title>", ""),
+        (b"<HTML>Bad day</HTML>", "text/plain"),
+    ],
+)
+def test_a_web_page_is_quoted_and_not_asked_for_again(body: bytes, content_type: str) -> None:
+    with pytest.raises(WebPage, match=r'web page .*: "Bad day"') as caught:
+        read("/chat/completions", body, content_type)
+    assert not caught.value.retryable
+
+
+def test_json_that_calls_itself_a_web_page_is_a_reply() -> None:
+    assert read("/chat/completions", chat({"content": "hi"}), "text/html").text == "hi"
 
 
 def test_a_reply_still_in_the_making_is_not_asked_again() -> None:

@@ -1,3 +1,4 @@
+import math
 import random
 import sys
 import tomllib
@@ -5,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bbdistill.config import TeacherConfig, dump_config, load_config, parse_config
+from bbdistill.config import Settings, TeacherConfig
+from bbdistill.configfile import dump_config, load_config, parse_config
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import looks_like_key
 from bbdistill.teacher.credentials import key_of
@@ -60,8 +62,22 @@ def test_the_dump_reads_back_as_the_same_config(config_file: Path):
     [
         ("train.stepz=3", "unknown key `train.stepz`; did you mean `steps`?"),
         ("student.modell='x'", "did you mean `model`?"),
-        ("train.steps=0", "`train.steps`"),
-        ("train.steps=many", 'got "many"'),
+        ("train.steps=many", '`train.steps`: expected a whole number, got "many"'),
+        ("train.steps=1.5", "`train.steps`: expected a whole number, got 1.5"),
+        ("train.steps=0", "`train.steps`: expected 1 or more, got 0"),
+        ("train.lag=9", "`train.lag`: expected at most 4, got 9"),
+        ("train.learning_rate=x", '`train.learning_rate`: expected a number, got "x"'),
+        ("train.learning_rate=0", "`train.learning_rate`: expected more than 0.0, got 0"),
+        ("teacher.timeout_s=inf", "`teacher.timeout_s`: expected a finite number, got Infinity"),
+        ("teacher.timeout_s=nan", "`teacher.timeout_s`: expected a finite number, got NaN"),
+        ("task.reveal=maybe", '`task.reveal`: expected true or false, got "maybe"'),
+        ("task.verifier=3", "`task.verifier`: expected a list, got 3"),
+        ("task.prompts=[1]", "`task.prompts`: expected a path, got a list"),
+        ("student.device=tpu", "`student.device`: expected 'auto', 'cuda', 'mps' or 'cpu', got \"tpu\""),
+        ("student.model=3", "`student.model`: expected text, got 3"),
+        ("judge=3", "`judge`: expected a table, got 3"),
+        (f"train.steps={'1' * 5000}", '`train.steps`: expected a whole number, got "111'),
+        (f"train.steps=0x{'f' * 5000}", "`train.steps` is a number with too many digits"),
         ("teacher.model=gpt-5", "expected `openai:MODEL` or `anthropic:MODEL`"),
         ("recipe=ppo", '`recipe` must be one of "sft", "gad", got "ppo"'),
         ("teacher.input_usd_per_mtok=1.0", "together"),
@@ -82,12 +98,19 @@ def test_a_key_put_where_its_variable_belongs_is_not_repeated(config_file: Path)
     assert "name of an environment variable" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["recipe = ", "", "recipe = 3", "\x00"])
+@pytest.mark.parametrize("text", ["recipe = ", "", "recipe = 3", "\x00", f"recipe = {'1' * 5000}"])
 def test_a_broken_file_is_a_config_error(tmp_path: Path, text: str):
     file = tmp_path / "broken.toml"
     file.write_text(text)
     with pytest.raises(ConfigError):
         load_config(file)
+
+
+@pytest.mark.parametrize("cap", [math.nan, math.inf, -1.0])
+def test_a_cap_is_a_finite_number(cap: float):
+    with pytest.raises(ConfigError, match="--max-usd: expected a finite number, 0 or more"):
+        Settings(max_usd=cap)
+    assert Settings(max_usd=0.0).max_usd == 0
 
 
 def test_a_missing_file_names_init(tmp_path: Path):

@@ -103,6 +103,9 @@ BAD = {
     "no json": ("{", "not valid JSON"),
     "list": ("7", "expected an object"),
     "neither": ({"text": "Hi", "id": "x"}, r"neither .* \['id', 'text'\]"),
+    "misspelt prompt": ({"promt": "Hi"}, r"neither .*; is `promt` meant to be `prompt`\?"),
+    "prompt of another name": ({"question": "Hi"}, r"is `question` meant to be `prompt`\?"),
+    "misspelt messages": ({"mesages": [USER]}, r"is `mesages` meant to be `messages`\?"),
     "null prompt": ({"prompt": None}, "neither"),
     "both": ({"prompt": "Hi", "messages": [USER]}, "both"),
     "two completions": ({"messages": [USER, SAID], "completion": "Hello"}, "keep one"),
@@ -115,6 +118,9 @@ BAD = {
     "odd role": ({"messages": [{"role": "human", "content": "Hi"}]}, '"human"; expected one of system'),
     "no content": ({"messages": [{"role": "user"}]}, "content is null"),
     "number content": ({"messages": [{"role": "user", "content": 1}]}, "content is 1"),
+    "nested content": ({"messages": [{"role": "user", "content": [["Hi"]]}]}, "`content` is a list with a list in it"),
+    "text in a list": ({"messages": [{"role": "user", "content": ["Hi"]}]}, 'is a list with "Hi" in it'),
+    "many digits": ('{"prompt": "Hi", "reference": ' + "1" * 5000 + "}", "a number has 5000 digits"),
     "odd completion": ({"prompt": "Hi", "completion": {"role": "assistant"}}, "`completion` that is neither"),
     "completion of two": ({"prompt": "Hi", "completion": [SAID, SAID]}, "`completion` that is neither"),
     "user completion": ({"prompt": "Hi", "completion": [USER]}, "`completion` that is neither"),
@@ -142,6 +148,18 @@ def test_a_bad_line_is_named_by_file_and_number_and_can_be_skipped(file: Path, n
     data = load(file, row if name != "same id" else good, good, "", row, skip_bad=True)
     assert [prompt.id for prompt in data.prompts] == ["first"]
     assert data.skipped == 2
+
+
+def test_answers_must_be_there_and_a_misspelt_key_is_named(file: Path):
+    good = {"prompt": "Hi", "completion": "Hello"}
+    rows = [good, {"prompt": "Ho"}, {"prompt": "Ha", "reponse": "Hello"}]
+    assert len(load(file, *rows).prompts) == 3  # where no answer is needed, another key is nobody's business
+    with pytest.raises(ConfigError, match=r"line 3 has no `completion`; is `reponse` meant to be `completion`\?"):
+        load_prompts(file, answered=True)
+    assert load_prompts(file, answered=True, skip_bad=True).skipped == 1
+    load(file, {"prompt": "Ho"})
+    with pytest.raises(ConfigError, match="has no line with a `completion`"):
+        load_prompts(file, answered=True)
 
 
 def test_a_repeated_line_without_id_names_the_line_it_repeats(file: Path):

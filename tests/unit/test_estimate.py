@@ -117,7 +117,7 @@ def test_the_command_needs_no_key_no_torch_and_prints_json(config: Path) -> None
 
 
 def test_the_dry_run_shows_the_same_figures(config: Path) -> None:
-    text = dry_run(config, Settings(overrides=PRICED))
+    text = "\n".join(dry_run(config, Settings(overrides=PRICED)))
     assert "\n".join(estimate(config, overrides=PRICED).text()) in text
 
 

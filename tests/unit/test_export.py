@@ -13,7 +13,7 @@ from scripted_server import ScriptedServer, chat
 from bbdistill.client.call import Call
 from bbdistill.client.http import open_stack
 from bbdistill.client.store import Store
-from bbdistill.errors import ReplayMiss, StoreError
+from bbdistill.errors import ConfigError, ReplayMiss
 from bbdistill.recording import export_recording, open_recording
 from bbdistill.types import Prompt, Rollout
 
@@ -88,11 +88,14 @@ def test_another_run_or_none(path: Path, tmp_path: Path) -> None:
     assert export_recording(path, tmp_path / "old.db", run="old") == 2
     with open_recording(tmp_path / "old.db") as recording:
         assert [row.id for row in recording.calls("old")] == [1, 2]
-    with pytest.raises(StoreError, match="has no run `older`; it has old, new"):
+    with pytest.raises(ConfigError, match="has no run `older`; it has old, new"):
         export_recording(path, tmp_path / "none.db", run="older")
-    with pytest.raises(StoreError, match="exists and is not overwritten"):
+    with pytest.raises(ConfigError, match="exists and is not overwritten"):
         export_recording(path, tmp_path / "old.db")
+    with pytest.raises(ConfigError, match="no store at"):
+        export_recording(tmp_path / "missing.db", tmp_path / "new" / "none.db")
     assert not (tmp_path / "none.db").exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_difference_of_two_calls_on_the_command_line(path: Path) -> None:

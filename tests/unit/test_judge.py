@@ -10,7 +10,8 @@ from rule_teacher import rule_teacher
 from scripted_server import Answer, ScriptedServer, chat
 
 import bbdistill
-from bbdistill.config import RunConfig, parse_config
+from bbdistill.config import RunConfig
+from bbdistill.configfile import parse_config
 from bbdistill.errors import BudgetExceeded, ConfigError
 from bbdistill.teacher.ask import Feedback, Questions, ask
 from bbdistill.teacher.connect import connect

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bbdistill.config import RunConfig, parse_config
+from bbdistill.config import RunConfig
+from bbdistill.configfile import parse_config
 from bbdistill.objectives import (
     choose_corrections,
     choose_pairs,

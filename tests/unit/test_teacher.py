@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from llmock.pytest_plugin import LLMock
 from scripted_server import Answer, ScriptedServer, chat, error, good, messages
 
 import bbdistill
+from bbdistill.metrics import Progress
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Demonstration, Preference, Tie
 
@@ -47,7 +49,7 @@ def cut(provider: str) -> Answer:
     return chat("fo", finish="length") if provider == "openai" else messages("fo", stop="max_tokens")
 
 
-HTML = Answer(body="<html>502</html>", headers={"content-type": "text/html"})
+HTML = Answer(body="<html>Welcome!</html>", headers={"content-type": "text/html"})
 NOW = {"retry-after": "0"}
 
 
@@ -73,12 +75,11 @@ def test_the_limits_of_the_gate_are_shown(tmp_path: Path) -> None:
         error(529, "overloaded_error", headers=NOW),
         Answer(body=""),
         Answer(body='{"choices": [{"mess'),
-        HTML,
         Answer(body="{}"),
         Answer(how="drop"),
         Answer(body="{", how="cut"),
     ],
-    ids=["429", "500", "529", "empty", "truncated", "html", "hollow", "dropped", "cut off"],
+    ids=["429", "500", "529", "empty", "truncated", "hollow", "dropped", "cut off"],
 )
 def test_a_passing_fault_costs_an_attempt_and_nothing_else(provider: str, first: Answer, tmp_path: Path):
     with ScriptedServer(first) as server:
@@ -120,13 +121,113 @@ def test_what_is_about_one_request_is_an_abstention(
         (error(403), "may not use"),
         (error(404), "no such model"),
         (error(429, "insufficient_quota"), "quota"),
+        (HTML, r'http://127.0.0.1:\d+.* is no API: the reply is a web page .*: "Welcome!"; check `base_url` .*`/v1`'),
     ],
-    ids=["401", "403", "404", "quota"],
+    ids=["401", "403", "404", "quota", "web page"],
 )
 def test_a_teacher_that_cannot_be_used_stops_at_once(provider: str, answer: Answer, says: str, tmp_path: Path):
     with ScriptedServer(otherwise=answer) as server, pytest.raises(bbdistill.TeacherError, match=says):
         ask(server, provider, tmp_path, demonstrate)
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize(("provider", "endpoint"), [("openai", "/v1/chat/completions"), ("anthropic", "/v1/messages")])
+@pytest.mark.parametrize(
+    ("location", "says"),
+    [
+        ("https://me:secret-word-1@new.example/api{}?key=abc", "`https://new.example/api{}`; set `base_url` to `{}`"),
+        ("/moved{}", "`{here}/moved{}`; set `base_url` to `{}`"),
+        ("/login", "`{here}/login`; check `base_url`"),
+    ],
+)
+def test_a_redirect_says_where_to_and_what_to_set(
+    provider: str, endpoint: str, status: int, location: str, says: str, tmp_path: Path
+):
+    with ScriptedServer(otherwise=Answer(status=status, headers={"location": location.format(endpoint)})) as server:
+        base = "https://new.example/api" if "new.example" in location else f"{server.url}/moved"
+        base += "/v1" if provider == "openai" else ""
+        with pytest.raises(bbdistill.TeacherError) as caught:
+            ask(server, provider, tmp_path, demonstrate)
+        assert says.format(endpoint, base, here=server.url) in str(caught.value)
+    assert f"answered HTTP {status}: it redirects to" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "key" not in str(caught.value)
+    assert len(server.seen) == 1
+
+
+def test_everything_that_may_have_been_billed_is_in_what_was_spent(tmp_path: Path):
+    settings = {"input_usd_per_mtok": 0.0, "output_usd_per_mtok": 1000.0, "max_tokens": 100}
+    # At worst an attempt costs 0.1: so does one that is unusable, and an answer without usage. A refusal costs 0.01.
+    unmetered = json.loads(chat("four").body)
+    del unmetered["usage"]
+    script = (Answer(body="{}"), refusal("openai"), error(500, headers=NOW), chat("four"))
+    with ScriptedServer(*script, Answer(body=json.dumps(unmetered))) as server:
+
+        async def work(teacher: Teacher) -> None:
+            for number in range(3):
+                await teacher.demonstrate(f"question {number}")
+            with pytest.raises(bbdistill.BudgetExceeded, match=r"\$0\.2200 is spent"):
+                await teacher.demonstrate("one more")
+
+        def check(teacher: Teacher) -> None:
+            assert teacher.spent_usd == pytest.approx(0.22)
+
+        async def all_of_it() -> dict[str, Any]:
+            url = f"{server.url}/v1"
+            async with Teacher("openai:m", base_url=url, cache=tmp_path / "t.db", max_usd=0.31, **settings) as teacher:
+                await work(teacher)
+                check(teacher)
+                return teacher.summary()
+
+        summary = asyncio.run(all_of_it())
+    assert (summary["cost_usd"], summary["uncertain_usd"]) == pytest.approx((0.22, 0.2))
+    with sqlite3.connect(tmp_path / "t.db") as store:
+        rows = store.execute("SELECT usd, uncertain_usd, unpriced FROM v_spend").fetchall()
+    assert rows == [(pytest.approx(0.22), pytest.approx(0.2), 0)]
+
+
+def test_what_has_no_price_is_never_said_to_have_cost_nothing(tmp_path: Path):
+    with ScriptedServer(Answer(body="{}")) as server:
+        seen: list[float | None] = []
+
+        async def look(teacher: Teacher) -> None:
+            seen.append(teacher.spent_usd)
+            await teacher.demonstrate("q")
+            seen.append(teacher.summary()["cost_usd"])
+
+        ask(server, "openai", tmp_path, look)
+    assert seen == [0.0, None]
+
+
+def test_a_cap_without_a_price_is_a_mistake_of_the_config(tmp_path: Path):
+    with ScriptedServer() as server:
+        for cap in ({"max_usd": 1.0}, {"max_usd_by": {"evaluation": 1.0}}):
+            with pytest.raises(bbdistill.ConfigError, match=r"`openai:m`.*`input_usd_per_mtok` and `output_usd_per_"):
+                ask(server, "openai", tmp_path, demonstrate, **cap)
+        assert not list(tmp_path.iterdir())
+        ask(server, "openai", tmp_path, demonstrate)
+    reply, _ = ask(server, "openai", tmp_path, demonstrate, mode="replay", max_usd=1.0)  # which costs nothing
+    assert isinstance(reply, Demonstration)
+
+
+def test_while_calls_are_tried_again_their_progress_says_why(tmp_path: Path):
+    failing = [error(503, headers={"retry-after": "0.4"}, message="server error")] * 3
+    with ScriptedServer(*failing, otherwise=chat("four", delay_s=0.4)) as server:
+
+        async def watched(teacher: Teacher) -> tuple[set[tuple[int, int, str | None]], Progress]:
+            asking = asyncio.gather(*(teacher.demonstrate(f"q{n}") for n in range(5)))
+            seen: set[tuple[int, int, str | None]] = set()
+            while not asking.done():
+                await asyncio.sleep(0.02)
+                now = teacher.progress("asking", total=5)
+                seen.add((now.in_flight, now.retrying, now.trouble))
+            return seen, teacher.progress("asking", total=5)
+
+        (seen, last), _ = ask(server, "openai", tmp_path, watched, concurrency=2)
+    assert {trouble for _, retrying, trouble in seen if retrying == 3} == {"HTTP 503 some_error: server error"}
+    assert max(in_flight for in_flight, _, _ in seen) == 2  # though five are asked
+    assert (last.done, last.in_flight, last.retrying, last.trouble) == (5, 0, 0, None)
 
 
 def test_an_address_where_nothing_answers_is_named(tmp_path: Path):

@@ -1,0 +1,115 @@
+"""Where a run begins or goes on, found out before anything is loaded or made. No torch."""
+
+import platform
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+from bbdistill.config import RunConfig, Settings
+from bbdistill.configfile import Table, dump_config
+from bbdistill.errors import ConfigError
+from bbdistill.rundir import RunDir, read_json
+from bbdistill.teacher.connect import ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A directory, what its config.json says or is to say, and the keys to ask with."""
+
+    path: Path
+    facts: Mapping[str, Any]
+    keys: Sequence[str] = field(repr=False)
+
+    @property
+    def run(self) -> str:
+        return str(self.facts["run"])
+
+
+def find_place(config: RunConfig, settings: Settings, file: Path | None) -> Place:
+    """The place of the run being resumed, or that of a new one; `file` is where the config was read from, if from one.
+
+    ConfigError where no run can begin. Makes nothing.
+    """
+    path, facts = _resumed(config, settings) if settings.resume else _new(config, settings, file)
+    judge = config.judge_config if config.judge else None
+    keys = ready(config.teacher, judge=judge, mode=settings.mode, replay=settings.replay)
+    return Place(path=path, facts=facts, keys=keys)
+
+
+def _new(config: RunConfig, settings: Settings, file: Path | None) -> tuple[Path, Mapping[str, Any]]:
+    stamp = f"{file.stem if file else config.recipe}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    path = settings.out or Path("runs") / stamp
+    RunDir.check(path, overwrite=settings.overwrite)
+    facts = {
+        "run": stamp,
+        "task": None if file is None else str(file),
+        **{name: value for name, value in asdict(settings).items() if name not in ("out", "resume", "overwrite")},
+        "versions": versions(),
+        "config": dump_config(config),
+    }
+    return path, facts
+
+
+def _resumed(config: RunConfig, settings: Settings) -> tuple[Path, Mapping[str, Any]]:
+    if settings.out is None:
+        raise ConfigError("--resume needs --out DIR, the directory of the run to go on with")
+    path = RunDir.existing(settings.out).path
+    before = read_json(RunDir(path).config)
+    changed = _differences(before["config"], dump_config(config))
+    if changed:
+        raise ConfigError(
+            f"`{path}` was started with another config ({', '.join(changed)} differ); "
+            "resume with the same values, or start anew with another --out"
+        )
+    if before["replay"] != settings.replay:
+        raise ConfigError(f"`{path}` was started with --replay {before['replay']}; resume it the same way")
+    return path, before
+
+
+RESUMABLE_CHANGES = {
+    f"{who}.{key}"
+    for who in ("teacher", "judge")
+    for key in (
+        "max_usd",
+        "max_usd_by",
+        "concurrency",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "input_tokens_per_minute",
+        "output_tokens_per_minute",
+        "timeout_s",
+        "api_key_env",
+        "api_key_cmd",
+        "terms",
+    )
+}
+"""What may change between the parts of one run, because it changes no result."""
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
+    """Dotted names of the keys whose values differ."""
+    found: list[str] = []
+    for key in {**before, **now}:
+        name, old, new = f"{at}{key}", before.get(key), now.get(key)
+        if old == new or name in RESUMABLE_CHANGES:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(cast(Table, old), cast(Table, new), f"{name}.")
+        else:
+            found.append(name)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that can change a result."""
+    names = ("bbdistill", "torch", "transformers", "peft", "openai", "anthropic")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
