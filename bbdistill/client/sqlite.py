@@ -28,6 +28,7 @@ _SENTENCES = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the path and its permissions",
     sqlite3.SQLITE_CONSTRAINT: "already has this entry, which is never overwritten",
 }
+_FAILED = "failed; `bbdistill cache verify` says whether it is damaged"
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -38,9 +39,6 @@ class StoreBusy(StoreError):
 def _code(fault: sqlite3.Error) -> int:
     # The low byte is the primary code; the rest is detail.
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF
-
-
-_FAILED = "failed; `bbdistill cache verify` says whether it is damaged"
 
 
 @contextmanager

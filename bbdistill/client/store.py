@@ -129,7 +129,7 @@ class Store:
     def verify(self) -> list[str]:
         """Problems of the file and of every stored call, a sentence each; empty if there are none."""
         damage = [row[0] for row in self._rows("PRAGMA quick_check") if row[0] != "ok"]
-        return damage + [problem for row in self.calls() for problem in audit.problems(row)]
+        return damage or [problem for row in self.calls() for problem in audit.problems(row)]
 
     # Runs
 

@@ -302,6 +302,36 @@ def test_a_run_directory_is_not_overwritten_by_accident(recorded: tuple[Path, Pa
         bbdistill.run(config, out=run, mode="replay", resume=True, overrides=("train.steps=9",))
 
 
+def test_a_dry_run_shows_the_teachers_half_before_it_looks_for_the_student(tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, Path("nobody/no-such-model"))
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-m", "bbdistill", "run", str(config), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | hub)
+    assert done.returncode == 2
+    assert "request to openai:rules for prompt" in done.stdout
+    assert "cost: no price is known for `openai:rules`" in done.stdout
+    assert len(done.stderr.splitlines()) == 1  # no word of the loaders, and no tries of theirs
+    assert done.stderr.startswith("error: cannot load the student `nobody/no-such-model`")
+
+
+def test_a_run_whose_demonstrations_all_fail_says_how_to_look_at_them(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student)
+        (tmp_path / "number.schema.json").write_text('{"type": "array"}')
+        with pytest.raises(bbdistill.RunError, match="none of the 4 demonstrations passes the verifier") as caught:
+            bbdistill.run(config, out=tmp_path / "run")
+    answers = tmp_path / "run" / "demonstrations.jsonl"
+    assert f"see why with: bbdistill verify {config} {answers}" in str(caught.value)
+    command = [sys.executable, "-m", "bbdistill", "verify", str(config), str(answers)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (1, "0 passed, 4 failed, 0 not judged")
+    for command in (["report", str(tmp_path / "run")], ["sample", str(tmp_path / "run"), "number 1"]):
+        done = subprocess.run([sys.executable, "-m", "bbdistill", *command], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "is not finished; go on with: bbdistill run" in done.stderr
+
+
 def test_the_verbs_work_inside_a_running_loop(tmp_path: Path):
     async def work(teacher: RuleTeacher) -> tuple[object, object, object]:
         settings = {"base_url": teacher.base_url, "cache": tmp_path / "x.db"}
