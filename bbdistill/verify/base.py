@@ -1,6 +1,8 @@
 """What every verifier is: a function of prompt and answer that gives a `Verdict`, or abstains. No torch, no network."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from bbdistill.types import Abstain, Prompt, Verdict
@@ -12,20 +14,60 @@ class Verifier(Protocol):
         ...
 
 
-def combine(verifiers: Sequence[Verifier]) -> Verifier:
-    """Several verifiers as one: passed if all pass, score the mean; those that abstain do not count."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One verifier among several."""
+
+    verifier: Verifier
+    weight: float | None = None
+    """Share in the mean score; None = 1, and for a gate 0."""
+    gate: bool = False
+    """Whether the others are asked only if this one passes."""
+
+    @property
+    def share(self) -> float:
+        return self.weight if self.weight is not None else float(not self.gate)
+
+
+def combine(verifiers: Sequence[Verifier | Part]) -> Verifier:
+    """Several verifiers as one: passed if all pass, score their weighted mean; those that abstain do not count.
+
+    Gates are asked first, in order. One that fails decides: the score is 0, and nothing else is asked. One that passes
+    counts in the score only with a weight of its own, or where there are gates alone.
+    """
+    parts = [part if isinstance(part, Part) else Part(verifier=part) for part in verifiers]
+    gates, others = [p for p in parts if p.gate], [p for p in parts if not p.gate]
 
     def check(prompt: Prompt, answer: str, /) -> Verdict | Abstain:
-        found = [verifier(prompt, answer) for verifier in verifiers]
-        verdicts = [verdict for verdict in found if isinstance(verdict, Verdict)]
-        if not verdicts:
-            reasons = "; ".join(abstain.reason for abstain in found if isinstance(abstain, Abstain))
-            return Abstain(reason=reasons or "no verifier")
-        return Verdict(
-            score=sum(verdict.score for verdict in verdicts) / len(verdicts),
-            passed=all(verdict.passed for verdict in verdicts),
-            feedback="\n".join(dict.fromkeys(verdict.feedback for verdict in verdicts if verdict.feedback)),
-            spans=tuple(span for verdict in verdicts for span in verdict.spans),
-        )
+        found: list[tuple[float, Verdict | Abstain]] = []
+        for part in (*gates, *others):
+            verdict = part.verifier(prompt, answer)
+            if part.gate and isinstance(verdict, Verdict) and not verdict.passed:
+                return Verdict(score=0.0, passed=False, feedback=verdict.feedback, spans=verdict.spans)
+            found.append((part.share, verdict))
+        return _together(found)
 
     return check
+
+
+def _together(found: Sequence[tuple[float, Verdict | Abstain]]) -> Verdict | Abstain:
+    shares = [(share, verdict) for share, verdict in found if isinstance(verdict, Verdict)]
+    if not shares:
+        reasons = "; ".join(verdict.reason for _, verdict in found if isinstance(verdict, Abstain))
+        return Abstain(reason=reasons or "no verifier")
+    if not any(share for share, _ in shares):
+        shares = [(1.0, verdict) for _, verdict in shares]
+    verdicts = [verdict for _, verdict in shares]
+    return Verdict(
+        score=sum(share * verdict.score for share, verdict in shares) / sum(share for share, _ in shares),
+        passed=all(verdict.passed for verdict in verdicts),
+        feedback="\n".join(dict.fromkeys(verdict.feedback for verdict in verdicts if verdict.feedback)),
+        spans=tuple(span for verdict in verdicts for span in verdict.spans),
+    )
+
+
+def quoted(text: str, limit: int = 80) -> str:
+    """The text as one line in quotes, cut at `limit` characters, in a form that any store and API takes."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    # Half a surrogate pair is a text in Python, and breaks whoever encodes it.
+    return json.dumps(cut, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
