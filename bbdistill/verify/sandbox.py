@@ -99,8 +99,8 @@ def run(program: str, tests: str, *, mode: Mode, limits: Limits) -> Outcome:
             return outcome
         complaint.seek(0)
         said = [str(row["refused"]) for row in outcome.reports if "refused" in row]
-        said = said or complaint.read(2000).decode(errors="replace").strip().splitlines()[-1:]
-        raise VerifierError(f"the sandbox `{mode}` does not start: {said[0] if said else 'no reason is given'}")
+        said += (outcome.printed or complaint.read(2000).decode(errors="replace")).strip().splitlines()[-1:]
+        raise VerifierError(f"the sandbox `{mode}` does not start: {'; '.join(said) or 'no reason is given'}")
 
 
 def _watch(judge: "_Process", judged: "_Process", limits: Limits) -> Outcome:

@@ -25,9 +25,10 @@ def main() -> None:
         confine(json.loads(sys.argv[2]))
     except CannotConfine as fault:
         sys.exit(f"the sandbox is refused: {fault}")
-    program = Program(Wire(int(sys.argv[1])))
+    wire = Wire(int(sys.argv[1]))
     try:
-        program.serve()
+        wire.send("ready")
+        Program(wire).serve()
     except Closed:
         return
 
@@ -72,7 +73,7 @@ class Program:
         names = {name: value for name, value in vars(module).items() if not name.startswith("_")}
         # The tests import what they use themselves: a module from here could have been changed.
         found = {name: value for name, value in names.items() if not isinstance(value, types.ModuleType)}
-        return {"completion": module, **found}, None
+        return {**found, "completion": module}, None
 
     def _call(self, what: Data, arguments: Data, named: Data) -> tuple[Any, Any]:
         positional, keywords = self._value(arguments), self._value(named)

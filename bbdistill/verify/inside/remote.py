@@ -44,7 +44,7 @@ class Answer:
         try:
             self._wire.send([verb, *rest])
         except Unreadable as fault:
-            raise BadTest(f"what a test gives to `{told}` is {fault}") from None
+            raise ValueError(f"what a test gives to `{told}` is {fault}") from None
         except Closed:
             raise self._end() from None
         try:
@@ -90,7 +90,7 @@ class Answer:
         try:
             return encode(value, self._export)
         except Unreadable as fault:
-            raise BadTest(f"what a test gives is {fault}") from None
+            raise ValueError(f"what a test gives is {fault}") from None
 
     def _export(self, value: Any) -> Data:
         if isinstance(value, Remote):
@@ -307,7 +307,7 @@ class _Shown(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         match x:
             case Remote():
-                return f"<{x._bb_kind} object>" if x._bb_how == "object" else f"<{x._bb_how} {x._bb_kind}>"
+                return f"<class {x._bb_kind}>" if x._bb_how == "class" else f"<{x._bb_kind} object>"
             case tuple() if type(x) is not tuple:
                 # A named one may bear any name, and the base class goes by that.
                 return self.repr_tuple(tuple(cast(tuple[Any, ...], x)), level)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from .confine import CannotConfine, confine
 from .remote import Answer, BadTest, Ended, Remote
 from .split import BadTests, split
-from .wire import Wire
+from .wire import Closed, Wire
 
 
 def main() -> None:
@@ -26,7 +26,13 @@ def main() -> None:
     except CannotConfine as fault:
         print(json.dumps({"refused": str(fault)}), file=report)
         return
-    answer = Answer(Wire(int(sys.argv[1])))
+    wire = Wire(int(sys.argv[1]))
+    try:
+        wire.receive()  # that the other side is ready, before it has seen any code
+    except Closed:
+        print(json.dumps({"refused": "the program's own process did not start"}), file=report)
+        return
+    answer = Answer(wire)
     print(json.dumps({"ready": True}), file=report)
     for row in _reports(answer, job["program"], job["tests"]):
         print(json.dumps(row), file=report)
@@ -47,6 +53,7 @@ def _reports(answer: Answer, program: str, tests: str) -> Iterator[dict[str, Any
     except Exception as fault:
         yield {"broken": "loading", "fault": _fault(fault, 0)}
         return
+    yield {"loaded": True}
     space = {"__name__": "tests", "__builtins__": builtins, **names}
     for step in steps:
         answer.notes.clear()
@@ -54,7 +61,7 @@ def _reports(answer: Answer, program: str, tests: str) -> Iterator[dict[str, Any
             code = compile(ast.Module(body=[step.node], type_ignores=[]), "<tests>", "exec", dont_inherit=True)
             exec(code, space)
         except Ended:
-            pass
+            pass  # told below
         except BadTest as fault:
             yield {"bad": str(fault)}
             return
@@ -73,14 +80,18 @@ def _reports(answer: Answer, program: str, tests: str) -> Iterator[dict[str, Any
 
 
 def _load(answer: Answer, program: str) -> dict[str, Any]:
-    """The names of the judged code for the tests; those of Python itself stay Python's."""
+    """The names of the judged code for the tests; those of Python itself, `__builtins__` too, stay Python's."""
     found, _ = answer.ask("load", program, told="", open=True)
     names = cast(dict[Any, Any], found) if isinstance(found, dict) else {}
     for name, value in names.items():
         if isinstance(value, Remote):
             object.__setattr__(value, "_bb_told", "completion" if name == "completion" else name)
             object.__setattr__(value, "_bb_open", value._bb_how != "object")
-    return {name: value for name, value in names.items() if isinstance(name, str) and not hasattr(builtins, name)}
+    return {name: value for name, value in names.items() if _may_be_given(name)}
+
+
+def _may_be_given(name: Any) -> bool:
+    return isinstance(name, str) and not name.startswith("_") and not hasattr(builtins, name)
 
 
 def _line(fault: BaseException) -> int:
