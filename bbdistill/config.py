@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, cast, get_args
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -21,6 +21,9 @@ from bbdistill.keylike import address_secret, keys_in, looks_like_key
 Recipe = Literal["sft", "gad"]
 CacheMode = Literal["auto", "record", "replay", "off"]
 Table: TypeAlias = Mapping[str, Any]
+S = TypeVar("S", bound="Section")
+VERIFIERS_WITH_A_FILE = ("json_schema", "retrieval", "rubric")
+VERIFIERS = ("json_schema", "fields", "exact", "contains", "regex", "math", "python_tests", "retrieval", "rubric")
 _NEVER_SHOWN = ("api_key_env", "api_key_cmd", "base_url")
 
 
@@ -145,8 +148,8 @@ class TaskConfig(Section):
     """None = carved from `prompts`."""
     validation_size: int = Field(24, ge=1)
     """At most this many prompts, and at most a fifth of them, are carved off."""
-    verifier: str | tuple[str, ...] | None = None
-    """`json_schema:FILE`, `fields`, or a list of both."""
+    verifier: str | dict[str, Any] | tuple[str | dict[str, Any], ...] | None = None
+    """`name` or `name:FILE`, a table with `use = "name"`, `weight`, `gate` and its options, or a list of these."""
     reveal: bool = False
     """Whether feedback may name the expected value; off, the teacher is told only which part is wrong and why."""
     templates: Path | None = None
@@ -283,10 +286,15 @@ def parse_config(raw: Table, *, where: str, base: Path) -> RunConfig:
 
 def teacher_config(**values: Any) -> TeacherConfig:
     """A teacher that is given in code instead of a file. ConfigError says what is wrong."""
+    return checked(TeacherConfig, values)
+
+
+def checked(kind: type[S], values: Table, *, where: str = "") -> S:
+    """A section from its values. ConfigError says what is wrong, and `where`."""
     try:
-        return TeacherConfig(**values)
+        return kind(**values)
     except ValidationError as fault:
-        raise ConfigError("; ".join(_explain(fault, TeacherConfig))) from None
+        raise ConfigError((f"{where}: " if where else "") + "; ".join(_explain(fault, kind))) from None
 
 
 def recipe_defaults(recipe: str) -> dict[str, Any]:
@@ -343,7 +351,9 @@ def _explain(fault: ValidationError, root: type[BaseModel] = RunConfig) -> Itera
 
 def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
     for part in location:
-        candidates = [section.model_fields[str(part)].annotation, *get_args(section.model_fields[str(part)].annotation)]
+        if isinstance(part, int):  # the place in a list
+            continue
+        candidates = [section.model_fields[part].annotation, *get_args(section.model_fields[part].annotation)]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(section.model_fields)
 
@@ -355,7 +365,7 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
     task = config.task
     verifier = task.verifier
     if verifier is not None:
-        specs = (verifier,) if isinstance(verifier, str) else verifier
+        specs = verifier if isinstance(verifier, tuple) else (verifier,)
         verifier = tuple(_absolute_spec(spec, base) for spec in specs)
     return config.model_copy(
         update={
@@ -375,9 +385,15 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
     )
 
 
-def _absolute_spec(spec: str, base: Path) -> str:
-    name, colon, file = spec.partition(":")
-    return f"{name}:{base / Path(file).expanduser()}" if colon else spec
+def _absolute_spec(spec: str | dict[str, Any], base: Path) -> str | dict[str, Any]:
+    if isinstance(spec, dict):
+        return {**spec, "use": _absolute_spec(spec["use"], base)} if isinstance(spec.get("use"), str) else spec
+    name, colon, rest = spec.partition(":")
+    if not colon or name == "regex":
+        return spec
+    if name in VERIFIERS_WITH_A_FILE:
+        return f"{name}:{base / Path(rest).expanduser()}"
+    return spec if name in VERIFIERS else f"{base / name}:{rest}"  # else a module there, and its function
 
 
 def _student_path(student: StudentConfig, base: Path) -> str:

@@ -67,7 +67,15 @@ def _together(found: Sequence[tuple[float, Verdict | Abstain]]) -> Verdict | Abs
 
 
 def quoted(text: str, limit: int = 80) -> str:
-    """The text as one line in quotes, cut at `limit` characters, in a form that any store and API takes."""
-    cut = text if len(text) <= limit else text[:limit] + "…"
-    # Half a surrogate pair is a text in Python, and breaks whoever encodes it.
-    return json.dumps(cut, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    """The text in quotes, as one line, cut at `limit` characters."""
+    return json.dumps(_cut(text, limit), ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str, limit: int) -> str:
+    """The text as one line, cut at `limit` characters."""
+    # Half a surrogate pair is a text in Python, and breaks whoever sends or stores the feedback.
+    return _cut(" ".join(text.encode("utf-8", "backslashreplace").decode().split()), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + "…"

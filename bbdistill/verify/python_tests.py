@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from bbdistill.errors import ConfigError
 from bbdistill.types import Abstain, Prompt, Span, Verdict
-from bbdistill.verify.base import quoted
+from bbdistill.verify.base import one_line, quoted
 from bbdistill.verify.inside.split import BadTests, split
 from bbdistill.verify.sandbox import Limits, Mode, Outcome, run, why_not
 
@@ -72,7 +72,7 @@ class PythonTests:
         spans += [Span(where=name, why=f"{name}: {self._why(rows[name], tests)}") for name in failed]
         lines = [f"{len(names) - len(passed)} of {_counted(len(names))} failed.", *(span.why for span in spans[:SHOWN])]
         if len(spans) > SHOWN:
-            lines.append(f"Also failed: {', '.join(span.where for span in spans[SHOWN:])}"[:_TOLD] + ".")
+            lines.append(one_line(f"Also failed: {', '.join(span.where for span in spans[SHOWN:])}", _TOLD) + ".")
         if outcome.printed.strip():
             lines.append(f"The program printed {quoted(outcome.printed.strip()[-_TOLD:], _TOLD)}.")
         return Verdict(score=len(passed) / len(names), passed=False, feedback="\n".join(lines), spans=tuple(spans))
@@ -84,7 +84,7 @@ class PythonTests:
             why = "; ".join(f"`{asked}` {came}" for asked, came in row["notes"]) or "the program was asked nothing"
             why += "" if fault["kind"] == "AssertionError" else f"; then the test raised {fault['kind']}"
         line = tests[fault["line"] - 1].strip() if 0 < fault["line"] <= len(tests) else ""
-        return f"{_plain(why)}." + (f" The test: `{line}`." if self._reveal else "")
+        return f"{one_line(why, _TOLD)}." + (f" The test: `{line}`." if self._reveal else "")
 
 
 def program_of(answer: str) -> str:
@@ -109,12 +109,12 @@ def _stopped(missed: Sequence[str], outcome: Outcome) -> Span:
         loading = broken["broken"] == "loading"
         what = "The program does not load" if loading else f"The tests stop at `{broken['broken']}`"
         why = f"{what}: {_cause(broken['fault']) or broken['fault']['kind']}"
-        return Span(where="loading" if loading else missed[0], why=f"{_plain(why)}.{rest}")
+        return Span(where="loading" if loading else missed[0], why=f"{one_line(why, _TOLD)}.{rest}")
     if {"loaded": True} not in outcome.reports:
         return Span(where="loading", why=f"The program was stopped while it was loaded: {outcome.ending}.{rest}")
     busy = f" in `{broken['asked']}`" if broken is not None and broken.get("asked") else ""
     after = f" {_counted(len(missed) - 1)} after it did not run." if len(missed) > 1 else ""
-    return Span(where=missed[0], why=_plain(f"{missed[0]}: the program was stopped{busy}: {outcome.ending}") + f".{after}")
+    return Span(where=missed[0], why=one_line(f"{missed[0]}: the program was stopped{busy}: {outcome.ending}", _TOLD) + f".{after}")
 
 
 def _cause(fault: dict[str, Any]) -> str | None:
@@ -136,7 +136,3 @@ def _cause(fault: dict[str, Any]) -> str | None:
 def _counted(count: int) -> str:
     return "1 test" if count == 1 else f"{count} tests"
 
-
-def _plain(text: str) -> str:
-    """In one line, of a bounded length, and in letters that any store and API takes."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:_TOLD]
