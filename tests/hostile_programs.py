@@ -51,12 +51,13 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "memory without a name": ("import os\nos.memfd_create('x')", "PermissionError"),
     "memory that stays": ("import ctypes\nassert ctypes.CDLL(None).shmget(4711, 4096, 0o1666) >= 0", "AssertionError"),
     "sleep": ("import time\ntime.sleep(99)", "it did not end within 1 s"),
-    "sleep in a test": ("import time\ndef secret(x): time.sleep(99)", "test 1: the program was stopped: it did not end"),
+    "sleep in a test": (
+        "import time\ndef secret(x): time.sleep(99)",
+        "test 1: the program was stopped: it did not end",
+    ),
     "busy": ("while True: pass", "it did not end within 1 s"),
     "deaf to signals": (
-        "import signal\n"
-        "for s in set(signal.Signals) - {9, 19}: signal.signal(s, signal.SIG_IGN)\n"
-        "while True: pass",
+        "import signal\nfor s in set(signal.Signals) - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
         "it did not end within 1 s",
     ),
     "storm of alarms": (
@@ -69,20 +70,29 @@ PROGRAMS: dict[str, tuple[str, str]] = {
         "the answer does not define `secret`",
     ),
     "deep recursion": (
-        "import sys\nsys.setrecursionlimit(10**9)\ndef secret(x): return secret(x) + 1\nsecret(1)", "",
+        "import sys\nsys.setrecursionlimit(10**9)\ndef secret(x): return secret(x) + 1\nsecret(1)",
+        "",
     ),
-    "deep answer": ("def secret(x):\n    y = []\n    for _ in range(10**5): y = [y]\n    return y", "nested too deeply"),
+    "deep answer": (
+        "def secret(x):\n    y = []\n    for _ in range(10**5): y = [y]\n    return y",
+        "nested too deeply",
+    ),
     "endless answer": ("x = []\nx.append(x)\ndef secret(_): return x", "nested too deeply"),
     "huge number": ("def secret(x): return 1 << 10**10", "MemoryError"),
     "huge number to compare": ("def secret(x): return 1 << 10**7", "<int of 10000001 bits>"),
     "huge answer": ("def secret(x): return 'x' * 10**8", "larger than 4 MB"),
-    "endless items": ("def numbers(x):\n    while True: yield 1", "test 4: the program was stopped: it did not end within 1 s"),
+    "endless items": (
+        "def numbers(x):\n    while True: yield 1",
+        "test 4: the program was stopped: it did not end within 1 s",
+    ),
     "huge file": ("with open('x', 'wb') as file:\n    while True: file.write(bytes(10**6))", "File too large"),
     "many files": (
-        "for i in range(10**9):\n    with open(f'{i}', 'wb') as file: file.write(bytes(10**4))", "it wrote more than",
+        "for i in range(10**9):\n    with open(f'{i}', 'wb') as file: file.write(bytes(10**4))",
+        "it wrote more than",
     ),
     "deep directories": (
-        "import os\nfor _ in range(900):\n    os.mkdir('d')\n    os.chdir('d')\nraise SystemExit", "SystemExit",
+        "import os\nfor _ in range(900):\n    os.mkdir('d')\n    os.chdir('d')\nraise SystemExit",
+        "SystemExit",
     ),
     "locked directories": ("import os\nos.mkdir('d')\nos.mkdir('d/e')\nos.chmod('d', 0)", "PermissionError"),
     # The host
@@ -101,15 +111,20 @@ PROGRAMS: dict[str, tuple[str, str]] = {
         "PermissionError",
     ),
     "limits of the parent": (
-        "import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))", "PermissionError",
+        "import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))",
+        "PermissionError",
     ),
     "trace the parent": (
-        "import ctypes, os\nassert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0", "AssertionError",
+        "import ctypes, os\nassert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0",
+        "AssertionError",
     ),
     "memory of the parent": ("import os\nopen(f'/proc/{os.getppid()}/mem', 'r+b')", "Error"),
     "keys of the parent": ("import os\nopen(f'/proc/{os.getppid()}/environ').read()", "Error"),
     "network": ("import socket\nsocket.create_connection(('127.0.0.1', {port}))", "PermissionError"),
-    "network by other means": ("import ctypes\nassert ctypes.CDLL(None).syscall(425, 8, bytes(120)) >= 0", "AssertionError"),
+    "network by other means": (
+        "import ctypes\nassert ctypes.CDLL(None).syscall(425, 8, bytes(120)) >= 0",
+        "AssertionError",
+    ),
     "new namespace": ("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0", "AssertionError"),
     "mount": ("import ctypes\nassert ctypes.CDLL(None).mount(b'/', b'/tmp', None, 4096, None) == 0", "AssertionError"),
     "read a file": ("print(open({marks!r}).read())", "Error"),
@@ -117,7 +132,8 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "remove a file": ("import os\nos.remove({marks!r})", "Error"),
     "write elsewhere": ("open('/usr/x', 'w')", "Error"),
     "link to a file": (
-        "import os\nos.symlink({marks!r}, 'x')\nos.symlink(os.path.dirname({marks!r}), 'y')\nopen('x', 'a')", "Error",
+        "import os\nos.symlink({marks!r}, 'x')\nos.symlink(os.path.dirname({marks!r}), 'y')\nopen('x', 'a')",
+        "Error",
     ),
     # The verdict
     "exit": ("raise SystemExit(0)", "SystemExit"),
@@ -142,10 +158,12 @@ PROGRAMS: dict[str, tuple[str, str]] = {
         "",
     ),
     "garbled frames": (
-        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\0\\0\\0\\5[[[[[')\n    except OSError: pass", "",
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\0\\0\\0\\5[[[[[')\n    except OSError: pass",
+        "",
     ),
     "endless frame": (
-        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff\\xff\\xff\\xff')\n    except OSError: pass", "",
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff\\xff\\xff\\xff')\n    except OSError: pass",
+        "",
     ),
     "own protocol": (
         "import sys\nprogram = sys.modules['inside.program']\n"

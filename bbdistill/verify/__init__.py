@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from bbdistill.config import VERIFIERS, VERIFIERS_WITH_A_FILE, checked
 from bbdistill.errors import ConfigError
-from bbdistill.verify.base import Part, Verifier, combine
+from bbdistill.verify.base import Combined, Part, Verifier, combine
 from bbdistill.verify.custom import Custom
 from bbdistill.verify.fields import Fields
 from bbdistill.verify.maths import Math
@@ -20,6 +20,7 @@ from bbdistill.verify.schema import JsonSchema
 from bbdistill.verify.text import Contains, Exact, Regex
 
 __all__ = [
+    "Combined",
     "Contains",
     "Criteria",
     "Custom",
@@ -47,10 +48,11 @@ _OPTIONS: dict[str, type[Options]] = {
     "python_tests": PythonTestsOptions,
     "retrieval": RetrievalOptions,
 }
-_WITHOUT_REFERENCE = ("json_schema", "fields", "regex")
+_FORMAL = ("json_schema", "fields", "regex")
+"""These leave it to the fields of the reference how good an answer is."""
 
 
-def load(specs: Spec | Sequence[Spec], *, base: Path, reveal: bool, ask: Ask | None = None) -> Verifier:
+def load(specs: Spec | Sequence[Spec], *, base: Path, reveal: bool, ask: Ask | None = None) -> Combined:
     """The verifier of a config; files and modules are relative to `base`, and `ask` judges by a rubric.
 
     ConfigError for an unknown name or option, or a broken file.
@@ -61,11 +63,6 @@ def load(specs: Spec | Sequence[Spec], *, base: Path, reveal: bool, ask: Ask | N
 def asks(specs: Spec | Sequence[Spec]) -> bool:
     """Whether a hosted model is needed."""
     return any(_name(spec) == "rubric" for spec in _listed(specs))
-
-
-def grades(specs: Spec | Sequence[Spec]) -> bool:
-    """Whether one of them holds answers against the reference in a way of its own, which then is what they score."""
-    return any(_name(spec) not in _WITHOUT_REFERENCE for spec in _listed(specs))
 
 
 def _listed(specs: Spec | Sequence[Spec]) -> Sequence[Spec]:
@@ -84,7 +81,7 @@ def _part(spec: Spec, base: Path, reveal: bool, ask: Ask | None) -> Part:
     kind = _OPTIONS.get(name, Options)
     options = checked(kind, {"use": spec} if isinstance(spec, str) else spec, where=f"the verifier `{name}`")
     verifier = _verifier(name, options, base, reveal, ask)
-    return Part(verifier=verifier, weight=options.weight, gate=options.gate)
+    return Part(verifier=verifier, weight=options.weight, gate=options.gate, grades=name not in _FORMAL)
 
 
 def _verifier(name: str, options: Options, base: Path, reveal: bool, ask: Ask | None) -> Verifier:

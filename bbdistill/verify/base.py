@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bbdistill.types import Abstain, Prompt, Verdict
@@ -23,31 +23,40 @@ class Part:
     """Share in the mean score; None = 1, and for a gate 0."""
     gate: bool = False
     """Whether the others are asked only if this one passes."""
+    grades: bool = False
+    """Whether its score says how good an answer is: it looks at the reference in a way of its own."""
 
     @property
     def share(self) -> float:
         return self.weight if self.weight is not None else float(not self.gate)
 
 
-def combine(verifiers: Sequence[Verifier | Part]) -> Verifier:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combined:
     """Several verifiers as one: passed if all pass, score their weighted mean; those that abstain do not count.
 
     Gates are asked first, in order. One that fails decides: the score is 0, and nothing else is asked. One that passes
     counts in the score only with a weight of its own, or where there are gates alone.
     """
-    parts = [part if isinstance(part, Part) else Part(verifier=part) for part in verifiers]
-    gates, others = [p for p in parts if p.gate], [p for p in parts if not p.gate]
 
-    def check(prompt: Prompt, answer: str, /) -> Verdict | Abstain:
+    parts: tuple[Part, ...]
+
+    def __call__(self, prompt: Prompt, answer: str, /) -> Verdict | Abstain:
         found: list[tuple[float, Verdict | Abstain]] = []
-        for part in (*gates, *others):
+        for part in sorted(self.parts, key=lambda part: not part.gate):
             verdict = part.verifier(prompt, answer)
             if part.gate and isinstance(verdict, Verdict) and not verdict.passed:
-                return Verdict(score=0.0, passed=False, feedback=verdict.feedback, spans=verdict.spans)
+                return replace(verdict, score=0.0)
             found.append((part.share, verdict))
         return _together(found)
 
-    return check
+    @property
+    def grades(self) -> bool:
+        return any(part.grades for part in self.parts)
+
+
+def combine(verifiers: Sequence[Verifier | Part]) -> Combined:
+    return Combined(parts=tuple(part if isinstance(part, Part) else Part(verifier=part) for part in verifiers))
 
 
 def _together(found: Sequence[tuple[float, Verdict | Abstain]]) -> Verdict | Abstain:

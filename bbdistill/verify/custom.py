@@ -3,8 +3,8 @@
     def score_it(prompt, answer):
         return len(answer) < 200, "Too long: say it in 200 characters."
 
-It gives one of: a `Verdict`; an `Abstain`; true or false; a score in [0, 1], where 1 passes; or (one of the last two, the
-feedback). What it raises is a fault of the program and stops it.
+It gives one of: a `Verdict`; an `Abstain`; true or false; a score in [0, 1], where 1 passes; or (one of the last two,
+the feedback). What it raises is a fault of the program and stops it.
 """
 
 import difflib
@@ -41,7 +41,9 @@ class Custom:
                 raise VerifierError(f"the verifier `{module}:{function}` cannot be imported: {fault}") from fault
             close = difflib.get_close_matches(module, known, n=1)
             hint = f"; did you mean the verifier `{close[0]}`?" if close else ""
-            raise ConfigError(f"the verifier `{module}:{function}`: no module `{module}` in `{directory}`{hint}") from None
+            raise ConfigError(
+                f"the verifier `{module}:{function}`: no module `{module}` in `{directory}`{hint}"
+            ) from None
         except Exception as fault:
             raise VerifierError(f"the verifier `{module}:{function}` cannot be imported: {_said(fault)}") from fault
         check = getattr(found, function, None)
@@ -54,7 +56,9 @@ class Custom:
             with self._one_at_a_time:
                 found = self._function(prompt, answer)
         except Exception as fault:
-            raise VerifierError(f"the verifier `{self._name}` failed on prompt `{prompt.id}`: {_said(fault)}") from fault
+            raise VerifierError(
+                f"the verifier `{self._name}` failed on prompt `{prompt.id}`: {_said(fault)}"
+            ) from fault
         return self._verdict(found)
 
     def _verdict(self, found: Any) -> Verdict | Abstain:

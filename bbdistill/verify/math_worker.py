@@ -9,15 +9,21 @@ import logging
 import re
 import resource
 import sys
+from functools import partial
 from typing import Any
 
-from math_verify import LatexExtractionConfig, parse, verify  # pyright: ignore[reportMissingTypeStubs]
-from sympy import sstr
+import math_verify  # pyright: ignore[reportMissingTypeStubs]
+from math_verify import LatexExtractionConfig  # pyright: ignore[reportMissingTypeStubs]
+from sympy import sstr  # pyright: ignore[reportMissingTypeStubs]
 
 MEMORY_BYTES = 4 * 2**30
 LAST = 10_000
 """Characters from the end of an answer that are looked at."""
 
+_library: Any = math_verify
+_parse: Any = partial(_library.parse, parsing_timeout=None)
+_verify: Any = partial(_library.verify, timeout_seconds=None)
+_sstr: Any = sstr
 _DELIMITED = re.compile(r"\$|\\boxed|\\\(|\\\[")
 _PROSE = re.compile(r"[a-zA-Z]{3,}")
 _NAMES = re.compile(r"\\[a-zA-Z]+|sqrt|sin|cos|tan|log|exp")
@@ -41,25 +47,25 @@ def _compared(expected: str, answer: str | None) -> dict[str, Any]:
     if answer is None or not known:
         return {"known": bool(known)}
     found = _read(answer[-LAST:])
-    equal = bool(found) and verify(known, found, timeout_seconds=None)
+    equal = bool(found) and _verify(known, found)
     return {"known": True, "read": _shown(found[0]) if found else None, "equal": bool(equal)}
 
 
 def _read(text: str) -> list[Any]:
     """The last expression of a text, or the boxed one; a text that is nothing but an expression is taken as LaTeX."""
     bare = not _DELIMITED.search(text) and not _PROSE.search(_NAMES.sub("", text))
-    return (_whole(text) if bare else []) or parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    return (_whole(text) if bare else []) or _parse(text)
 
 
 def _whole(text: str) -> list[Any]:
     if not text.strip():
         return []
     given = text if _DELIMITED.search(text) else f"${text.strip()}$"
-    return parse(given, [LatexExtractionConfig()], parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    return _parse(given, [LatexExtractionConfig()])
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else sstr(value, full_prec=False)
+    return value if isinstance(value, str) else _sstr(value, full_prec=False)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ class Math:
         if found is None:
             why = f"The answer takes more than {self._limit_s} s to work out; give it in a simpler form."
         elif found["read"] is None:
-            empty = "The answer is empty" if not answer.strip() else "No mathematical expression can be read in the answer"
+            empty = (
+                "The answer is empty" if not answer.strip() else "No mathematical expression can be read in the answer"
+            )
             why = f"{empty}; end with one, as in \\boxed{{...}}."
         else:
             why = f"The answer is wrong; it was read as `{one_line(found['read'], 200)}`."

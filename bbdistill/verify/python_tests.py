@@ -83,7 +83,8 @@ class PythonTests:
         if why is None:
             why = "; ".join(f"`{asked}` {came}" for asked, came in row["notes"]) or "the program was asked nothing"
             why += "" if fault["kind"] == "AssertionError" else f"; then the test raised {fault['kind']}"
-        line = tests[fault["line"] - 1].strip() if 0 < fault["line"] <= len(tests) else ""
+        number: int = fault["line"]
+        line = tests[number - 1].strip() if 0 < number <= len(tests) else ""
         return f"{one_line(why, _TOLD)}." + (f" The test: `{line}`." if self._reveal else "")
 
 
@@ -114,7 +115,10 @@ def _stopped(missed: Sequence[str], outcome: Outcome) -> Span:
         return Span(where="loading", why=f"The program was stopped while it was loaded: {outcome.ending}.{rest}")
     busy = f" in `{broken['asked']}`" if broken is not None and broken.get("asked") else ""
     after = f" {_counted(len(missed) - 1)} after it did not run." if len(missed) > 1 else ""
-    return Span(where=missed[0], why=one_line(f"{missed[0]}: the program was stopped{busy}: {outcome.ending}", _TOLD) + f".{after}")
+    return Span(
+        where=missed[0],
+        why=one_line(f"{missed[0]}: the program was stopped{busy}: {outcome.ending}", _TOLD) + f".{after}",
+    )
 
 
 def _cause(fault: dict[str, Any]) -> str | None:
@@ -135,4 +139,3 @@ def _cause(fault: dict[str, Any]) -> str | None:
 
 def _counted(count: int) -> str:
     return "1 test" if count == 1 else f"{count} tests"
-

@@ -1,4 +1,4 @@
-"""`retrieval:FILE`: the answer is a search query, held against where it finds the right document. SQLite's FTS5, BM25."""
+"""`retrieval:FILE`: the answer is a search query; what counts is where it finds the right document (FTS5, BM25)."""
 
 import json
 import re
@@ -122,6 +122,3 @@ def _from_lines(path: Path) -> Iterator[tuple[str, str]]:
                 yield name, text
             case _:
                 raise ConfigError(f'`{path}` line {number}: expected {{"id": "...", "text": "..."}}')
-
-
-

@@ -1,4 +1,4 @@
-"""`rubric:FILE`: weighted yes/no criteria, judged by a hosted model that knows neither whose answer it reads nor the weights.
+"""`rubric:FILE`: weighted yes/no criteria, judged by a hosted model that knows neither weights nor whose answer it is.
 
     [[criteria]]
     text = "Names the order number"
@@ -39,10 +39,13 @@ class Criteria(Section):
             given: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except (OSError, ValueError) as fault:
             raise ConfigError(f"the rubric `{path}` cannot be read: {fault}") from None
-        table: Any = {"criteria": given} if isinstance(given, list) else given
-        if not isinstance(table, dict):
-            raise ConfigError(f"the rubric `{path}` should be a list of criteria, each with `text` and `weight`")
-        return checked(cls, cast(dict[str, Any], table), where=str(path))
+        match given:
+            case dict():
+                return checked(cls, cast(dict[str, Any], given), where=f"`{path}`")
+            case list():
+                return checked(cls, {"criteria": given}, where=f"`{path}`")
+            case _:
+                raise ConfigError(f"the rubric `{path}` should be a list of criteria, each with `text` and `weight`")
 
 
 class Rubric:

@@ -141,7 +141,14 @@ class _Process:
     """One confined process, its directory, and what it says. Leaving the context kills it and clears up."""
 
     def __init__(
-        self, role: str, end: socket.socket, mode: Mode, limits: Limits, *, stdin: int | IO[bytes], stderr: int | IO[bytes]
+        self,
+        role: str,
+        end: socket.socket,
+        mode: Mode,
+        limits: Limits,
+        *,
+        stdin: int | IO[bytes],
+        stderr: int | IO[bytes],
     ) -> None:
         self.said, self.total, self.open = b"", 0, True
         self.directory = tempfile.mkdtemp(prefix="bbdistill-")
@@ -216,7 +223,14 @@ def _command(role: str, fd: int, directory: str, mode: Mode, limits: Limits) -> 
     if mode == "rlimits":
         return python
     # By its full path: the new process is given no PATH to look it up in.
-    bwrap = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    bwrap = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+    ]
     for path in readable:
         bwrap += ["--ro-bind-try", path, path]
     for path in ("/dev/null", "/dev/urandom"):

@@ -1,7 +1,7 @@
 """`exact`, `contains` and `regex`: an answer as plain text."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import regex
 
@@ -101,8 +101,9 @@ def reference_text(prompt: Prompt) -> str | None:
 def _reference_texts(prompt: Prompt) -> list[str]:
     """The texts of the reference; none if anything else stands among them."""
     reference: object = prompt.reference
-    given = cast(list[Any], reference) if isinstance(reference, list) else [reference]
-    return given if all(isinstance(text, str) and text for text in given) else []
+    given = cast(list[object], reference) if isinstance(reference, list) else [reference]
+    texts = [text for text in given if isinstance(text, str) and text]
+    return texts if len(texts) == len(given) else []
 
 
 def _difference(given: str, expected: str) -> tuple[str, str]:

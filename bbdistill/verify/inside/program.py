@@ -88,7 +88,7 @@ class Program:
 
     def _special(self, name: str, what: Data, arguments: Data) -> tuple[Any, Any]:
         """A special method, looked up as Python does, on the type."""
-        value = self._value(what)
+        value: Any = self._value(what)
         if name == "__bool__":
             return bool(value), None
         if name == "__next__":
@@ -96,7 +96,7 @@ class Program:
                 return (next(value),), None
             except StopIteration:
                 return (), None
-        found: Any = getattr(type(value), name, None)
+        found: Any = getattr(cast(type[Any], type(value)), name, None)
         if name == "__iter__" and found is None:
             return iter(value), None
         if found is None:
@@ -170,10 +170,10 @@ class Program:
         if number is None:
             number = len(self._objects) + 1
             self._objects[number], self._numbers[id(value)] = value, number
-        kind = type(value)
         if isinstance(value, type):
-            mro = [one.__name__ for one in value.__mro__]
-            return ["r", number, "exception" if issubclass(value, BaseException) else "class", mro]
+            mro = [one.__name__ for one in cast(type[Any], value).__mro__]
+            return ["r", number, "exception" if issubclass(cast(type[Any], value), BaseException) else "class", mro]
+        kind = cast(type[Any], type(value))
         how = "module" if isinstance(value, types.ModuleType) else "function" if callable(value) else "object"
         return ["r", number, how, [kind.__name__]]
 

@@ -1,10 +1,10 @@
 """What the judged code has, as the tests see it: plain data is plain data, anything else a stand-in.
 
-The judged code never decides a comparison with plain data, and learns nothing of what is expected from one: an object of
-its own is equal to no plain value, cannot be ordered or reckoned with one, and is searched by looking through its items.
-What a function returns can only be read: iterated over, measured, printed, asked for an attribute or called without
-arguments. Arguments go to functions, to classes whose names begin with a capital, and to the objects made by calling
-such a class.
+The judged code never decides a comparison with plain data, and learns nothing of what is expected from one: an object
+of its own is equal to no plain value, cannot be ordered or reckoned with one, and is searched by looking through its
+items. What a function returns can only be read: iterated over, measured, printed, asked for an attribute or called
+without arguments. Arguments go to functions, to classes whose names begin with a capital, and to the objects made by
+calling such a class.
 """
 
 import builtins
@@ -49,14 +49,14 @@ class Answer:
             raise self._end() from None
         try:
             while True:
-                match self._wire.receive():
+                reply = self._wire.receive()
+                match reply:
                     case ["ok", result, given]:
                         found = self.value(result, told, open)
                         self._note(told, f"gave {shown(found)}")
                         return found, self.value(given, told, False)
-                    case ["raised", [str(), *_] as mro, str() as message, list() as trace, kind, arguments]:
-                        raised = (cast(list[Any], mro), message, cast(list[Any], trace))
-                        fault = self._raised(told, *raised, kind, arguments)
+                    case ["raised", [str(), *_] as mro, str() as message, list(), kind, arguments]:
+                        fault = self._raised(told, cast(list[Any], mro), message, reply[3], kind, arguments)
                         break
                     case ["callback", int() as number, arguments, named]:
                         self._wire.send(self._called(number, arguments, named))
@@ -94,7 +94,7 @@ class Answer:
 
     def _export(self, value: Any) -> Data:
         if isinstance(value, Remote):
-            return ["o", value._bb_number]
+            return ["o", value.bb_number]
         if isinstance(value, type) and value in self._exceptions.values():
             return ["o", next(number for number, kind in self._exceptions.items() if kind is value)]
         if not callable(value):
@@ -138,7 +138,7 @@ def _is_frame(line: Any, name: Any, source: Any) -> bool:
 
 
 def _known(mro: list[Any]) -> type[Exception]:
-    """The nearest exception that Python has itself. What would end the tests, such as SystemExit, is a plain one here."""
+    """The nearest exception that Python has itself; what would end the tests, such as SystemExit, is a plain one."""
     for name in mro:
         found: Any = getattr(builtins, str(name), None)
         if isinstance(found, type) and issubclass(cast(type[Any], found), Exception):
@@ -149,120 +149,120 @@ def _known(mro: list[Any]) -> type[Exception]:
 class Remote:
     """Stands for an object of the judged code. `open`: it may be given arguments."""
 
-    __slots__ = ("_bb_answer", "_bb_how", "_bb_kind", "_bb_number", "_bb_open", "_bb_told")
+    __slots__ = ("bb_answer", "bb_how", "bb_kind", "bb_number", "bb_open", "bb_told")
 
     def __init__(self, answer: Answer, number: int, how: str, kind: str, told: str, open: bool) -> None:
         set_ = object.__setattr__
-        set_(self, "_bb_answer", answer)
-        set_(self, "_bb_number", number)
-        set_(self, "_bb_how", how)
-        set_(self, "_bb_kind", kind)
-        set_(self, "_bb_told", told)
-        set_(self, "_bb_open", open)
+        set_(self, "bb_answer", answer)
+        set_(self, "bb_number", number)
+        set_(self, "bb_how", how)
+        set_(self, "bb_kind", kind)
+        set_(self, "bb_told", told)
+        set_(self, "bb_open", open)
 
-    _bb_answer: Answer
-    _bb_number: int
-    _bb_how: str
-    _bb_kind: str
-    _bb_told: str
-    _bb_open: bool
+    bb_answer: Answer
+    bb_number: int
+    bb_how: str
+    bb_kind: str
+    bb_told: str
+    bb_open: bool
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if (arguments or named) and not self._bb_open:
-            raise TypeError(f"`{self._bb_told}` takes no arguments from a test")
-        answer = self._bb_answer
-        told = f"{self._bb_told}({_listed(arguments, named)})"
+        if (arguments or named) and not self.bb_open:
+            raise TypeError(f"`{self.bb_told}` takes no arguments from a test")
+        answer = self.bb_answer
+        told = f"{self.bb_told}({_listed(arguments, named)})"
         # The name by which the test calls it counts: what the thing calls itself is its own choice.
-        makes = self._bb_open and self._bb_how == "class" and self._bb_told.rpartition(".")[2][:1].isupper()
+        makes = self.bb_open and self.bb_how == "class" and self.bb_told.rpartition(".")[2][:1].isupper()
         given = [answer.encode(arguments), answer.encode(named)]
-        result, after = answer.ask("call", ["o", self._bb_number], *given, told=told, open=makes)
+        result, after = answer.ask("call", ["o", self.bb_number], *given, told=told, open=makes)
         if makes and isinstance(result, Remote):
-            object.__setattr__(result, "_bb_how", "object")
+            object.__setattr__(result, "bb_how", "object")
         match after:
-            case [tuple() as positional, dict() as keywords]:
-                _put_back(list(arguments), list(cast(tuple[Any, ...], positional)))
-                _put_back(named, cast(dict[Any, Any], keywords))
+            case [tuple(), dict()]:
+                _put_back(list(arguments), list(cast(tuple[Any, ...], after[0])))
+                _put_back(named, after[1])
             case _:
                 pass
         return result
 
     def __getattr__(self, name: str) -> Any:
-        told = name if self._bb_how == "module" else f"{self._bb_told}.{name}"
-        result, _ = self._bb_answer.ask("get", ["o", self._bb_number], name, told=told)
+        told = name if self.bb_how == "module" else f"{self.bb_told}.{name}"
+        result, _ = self.bb_answer.ask("get", ["o", self.bb_number], name, told=told)
         if isinstance(result, Remote):
-            opens = self._bb_open and self._bb_how != "function" and result._bb_how in ("function", "class")
-            object.__setattr__(result, "_bb_open", opens)
+            opens = self.bb_open and self.bb_how != "function" and result.bb_how in ("function", "class")
+            object.__setattr__(result, "bb_open", opens)
         return result
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._bb_writable(f"{self._bb_told}.{name}")
-        told = f"{self._bb_told}.{name} = {shown(value)}"
-        self._bb_answer.ask("set", ["o", self._bb_number], name, self._bb_answer.encode(value), told=told)
+        self.bb_writable(f"{self.bb_told}.{name}")
+        told = f"{self.bb_told}.{name} = {shown(value)}"
+        self.bb_answer.ask("set", ["o", self.bb_number], name, self.bb_answer.encode(value), told=told)
 
     def __getitem__(self, key: Any) -> Any:
-        self._bb_writable(f"{self._bb_told}[{shown(key)}]")
-        return self._bb_special("__getitem__", key, told=f"{self._bb_told}[{shown(key)}]")
+        self.bb_writable(f"{self.bb_told}[{shown(key)}]")
+        return self.bb_special("__getitem__", key, told=f"{self.bb_told}[{shown(key)}]")
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._bb_writable(f"{self._bb_told}[{shown(key)}]")
-        self._bb_special("__setitem__", key, value, told=f"{self._bb_told}[{shown(key)}] = {shown(value)}")
+        self.bb_writable(f"{self.bb_told}[{shown(key)}]")
+        self.bb_special("__setitem__", key, value, told=f"{self.bb_told}[{shown(key)}] = {shown(value)}")
 
     def __delitem__(self, key: Any) -> None:
-        self._bb_writable(f"{self._bb_told}[{shown(key)}]")
-        self._bb_special("__delitem__", key, told=f"del {self._bb_told}[{shown(key)}]")
+        self.bb_writable(f"{self.bb_told}[{shown(key)}]")
+        self.bb_special("__delitem__", key, told=f"del {self.bb_told}[{shown(key)}]")
 
     def __iter__(self) -> Iterator[Any]:
-        return self._bb_special("__iter__", told=f"iter({self._bb_told})")
+        return self.bb_special("__iter__", told=f"iter({self.bb_told})")
 
     def __next__(self) -> Any:
-        found: Any = self._bb_special("__next__", told=f"next({self._bb_told})")
+        found: Any = self.bb_special("__next__", told=f"next({self.bb_told})")
         if not isinstance(found, tuple) or not found:
             raise StopIteration
         return cast(tuple[Any, ...], found)[0]
 
     def __enter__(self) -> Any:
-        return self._bb_special("__enter__", told=f"with {self._bb_told}")
+        return self.bb_special("__enter__", told=f"with {self.bb_told}")
 
     def __exit__(self, *fault: object) -> None:
-        self._bb_special("__exit__", None, None, None, told=f"the end of `with {self._bb_told}`")
+        self.bb_special("__exit__", None, None, None, told=f"the end of `with {self.bb_told}`")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Remote):
             return False
-        return self._bb_number == other._bb_number or bool(self._bb_binary("__eq__", other) is True)
+        return self.bb_number == other.bb_number or bool(self.bb_binary("__eq__", other) is True)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(self._bb_number)
+        return hash(self.bb_number)
 
     def __instancecheck__(self, value: object) -> bool:
         if not isinstance(value, Remote):
             return False
-        told = f"isinstance(..., {self._bb_told})"
-        numbers = ["o", value._bb_number], ["o", self._bb_number]
-        return self._bb_answer.ask("isinstance", *numbers, told=told)[0] is True
+        told = f"isinstance(..., {self.bb_told})"
+        numbers = ["o", value.bb_number], ["o", self.bb_number]
+        return self.bb_answer.ask("isinstance", *numbers, told=told)[0] is True
 
-    def _bb_writable(self, what: str) -> None:
-        if not self._bb_open:
+    def bb_writable(self, what: str) -> None:
+        if not self.bb_open:
             raise TypeError(f"`{what}` asks something of what the answer returned, where plain data is expected")
 
-    def _bb_binary(self, name: str, other: object) -> Any:
+    def bb_binary(self, name: str, other: object) -> Any:
         """Only between two objects of the judged code: a plain operand would tell it what is expected."""
         if not isinstance(other, Remote):
             return NotImplemented
-        result = self._bb_special(name, other, told=f"{self._bb_told}.{name}({other._bb_told})")
+        result = self.bb_special(name, other, told=f"{self.bb_told}.{name}({other.bb_told})")
         return NotImplemented if result == "__NotImplemented__" else result
 
-    def _bb_special(self, name: str, *arguments: Any, told: str) -> Any:
-        answer = self._bb_answer
-        return answer.ask("special", name, ["o", self._bb_number], answer.encode(arguments), told=told)[0]
+    def bb_special(self, name: str, *arguments: Any, told: str) -> Any:
+        answer = self.bb_answer
+        return answer.ask("special", name, ["o", self.bb_number], answer.encode(arguments), told=told)[0]
 
 
 def _reader(name: str, form: str, *, plain: type[Any] | None) -> Callable[[Remote], Any]:
     def read(self: Remote) -> Any:
-        found = self._bb_special(name, told=form.format(self._bb_told))
+        found = self.bb_special(name, told=form.format(self.bb_told))
         if plain is not None and type(found) is not plain:
             raise TypeError(f"`{name}` should give {plain.__name__}")
         return found
@@ -272,7 +272,7 @@ def _reader(name: str, form: str, *, plain: type[Any] | None) -> Callable[[Remot
 
 def _operator(name: str) -> Callable[[Remote, object], Any]:
     def operate(self: Remote, other: object) -> Any:
-        return self._bb_binary(name, other)
+        return self.bb_binary(name, other)
 
     return operate
 
@@ -289,7 +289,23 @@ _READERS: tuple[tuple[str, str, type[Any] | None], ...] = (
     ("__neg__", "-{}", None),
     ("__reversed__", "reversed({})", None),
 )
-_OPERATORS = ("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+_OPERATORS = (
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+)
 for _name, _form, _plain in _READERS:
     setattr(Remote, _name, _reader(_name, _form, plain=_plain))
 for _name in _OPERATORS:
@@ -307,8 +323,8 @@ class _Shown(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         match x:
             case Remote():
-                return f"<class {x._bb_kind}>" if x._bb_how == "class" else f"<{x._bb_kind} object>"
-            case tuple() if type(x) is not tuple:
+                return f"<class {x.bb_kind}>" if x.bb_how == "class" else f"<{x.bb_kind} object>"
+            case tuple() if hasattr(x, "_fields"):
                 # A named one may bear any name, and the base class goes by that.
                 return self.repr_tuple(tuple(cast(tuple[Any, ...], x)), level)
             case _:
@@ -332,6 +348,7 @@ def _listed(arguments: tuple[Any, ...], named: dict[str, Any]) -> str:
 
 def _put_back(mine: Any, theirs: Any) -> Any:
     """Gives a test's own lists, dicts and sets the content they have after a call that was handed copies."""
+    own: Any = mine
     match mine, theirs:
         case list(), list():
             one, other = cast(list[Any], mine), cast(list[Any], theirs)
@@ -352,5 +369,5 @@ def _put_back(mine: Any, theirs: Any) -> Any:
                 _put_back(*pair)
         case _:
             # A function of the tests comes back as the stand-in of its stand-in.
-            return mine if callable(mine) or (type(mine) is type(theirs) and mine == theirs) else theirs
-    return mine
+            return own if callable(own) or (type(own) is type(theirs) and own == theirs) else theirs
+    return own

@@ -85,8 +85,8 @@ def _load(answer: Answer, program: str) -> dict[str, Any]:
     names = cast(dict[Any, Any], found) if isinstance(found, dict) else {}
     for name, value in names.items():
         if isinstance(value, Remote):
-            object.__setattr__(value, "_bb_told", "completion" if name == "completion" else name)
-            object.__setattr__(value, "_bb_open", value._bb_how != "object")
+            object.__setattr__(value, "bb_told", "completion" if name == "completion" else name)
+            object.__setattr__(value, "bb_open", value.bb_how != "object")
     return {name: value for name, value in names.items() if _may_be_given(name)}
 
 

@@ -32,6 +32,8 @@ _SIMPLE: dict[str, tuple[type[Any], Callable[[Any], list[Any]]]] = {
     "timezone": (datetime.timezone, lambda v: [v.utcoffset(None)]),
 }
 """The type, and what to call it with to have the value again."""
+_TUPLE: type[tuple[Any, ...]] = tuple
+_DICT: type[dict[Any, Any]] = dict
 _COLLECTIONS: dict[str, type[Any]] = {"l": list, "t": tuple, "s": set, "f": frozenset, "q": deque}
 
 
@@ -105,7 +107,7 @@ def decode(data: Data, find: Callable[[list[Any]], Any]) -> Any:
 
 def _encode(value: Any, export: Callable[[Any], Data]) -> Data:
     """Subclasses of plain types go as those: what they say of themselves is left behind."""
-    kind: type[Any] = type(value)
+    kind = cast(type[Any], type(value))
     match value:
         case None | bool():
             return value
@@ -123,10 +125,11 @@ def _encode(value: Any, export: Callable[[Any], Data]) -> Data:
         case range():
             return ["g", *(_encode(edge, export) for edge in (value.start, value.stop, value.step))]
         case tuple() if hasattr(kind, "_fields"):
-            items = [_encode(item, export) for item in tuple.__iter__(cast(tuple[Any, ...], value))]
+            named = cast(tuple[Any, ...], value)
+            items = [_encode(item, export) for item in _TUPLE.__iter__(named)]
             return ["n", kind.__name__, [str(name) for name in kind._fields], items]
         case dict():
-            pairs = dict.items(cast(dict[Any, Any], value))
+            pairs = _DICT.items(cast(dict[Any, Any], value))
             return ["d", [[_encode(key, export), _encode(item, export)] for key, item in pairs]]
         case _:
             pass
@@ -155,16 +158,16 @@ def _decode(data: Data, find: Callable[[list[Any]], Any]) -> Any:
             return bytearray.fromhex(digits)
         case ["g", start, stop, step]:
             return range(*(_decode(edge, find) for edge in (start, stop, step)))
-        case ["n", str() as name, list() as fields, list() as items]:
+        case ["n", str() as name, list(), list()]:
             fits = name.isidentifier() and not keyword.iskeyword(name)
-            named = namedtuple(name if fits else "Tuple", cast(list[str], fields), rename=True)  # pyright: ignore[reportUntypedNamedTuple]
-            return named(*(_decode(item, find) for item in cast(list[Any], items)))
-        case ["d", list() as pairs]:
-            return {_decode(key, find): _decode(item, find) for key, item in cast(list[list[Any]], pairs)}
-        case [("l" | "t" | "s" | "f" | "q") as tag, list() as items]:
-            return _COLLECTIONS[tag](_decode(item, find) for item in cast(list[Any], items))
-        case ["v", str() as name, list() as parts]:
-            return _SIMPLE[name][0](*(_decode(part, find) for part in cast(list[Any], parts)))
+            named = namedtuple(name if fits else "Tuple", data[2], rename=True)  # pyright: ignore[reportUntypedNamedTuple]
+            return named(*(_decode(item, find) for item in data[3]))
+        case ["d", list()]:
+            return {_decode(key, find): _decode(item, find) for key, item in data[1]}
+        case [("l" | "t" | "s" | "f" | "q") as tag, list()]:
+            return _COLLECTIONS[tag](_decode(item, find) for item in data[1])
+        case ["v", str() as name, list()]:
+            return _SIMPLE[name][0](*(_decode(part, find) for part in data[2]))
         case ["r" | "o", *_]:
             return find(cast(list[Any], data))
         case _:
