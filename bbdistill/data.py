@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bbdistill.errors import ConfigError
-from bbdistill.types import Correction, Demonstration, Message, Preference, Prompt, Rollout
+from bbdistill.types import Correction, Demonstration, Message, Preference, Prompt, Rollout, SetAside, SFTExample
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OWN_KEYS = ("id", "prompt", "messages", "reference", "completion")
@@ -97,7 +97,7 @@ def write_preferences(path: Path, rows: Iterable[Preference]) -> None:
 
 
 def write_corrections(path: Path, rows: Iterable[Correction]) -> None:
-    """id, prompt, completion (corrected), original, reason, accepted_by."""
+    """id, prompt, completion (corrected), original, reason, accepted_by, revisions, refused (why not)."""
     _write(
         path,
         (
@@ -107,6 +107,8 @@ def write_corrections(path: Path, rows: Iterable[Correction]) -> None:
                 "original": c.rollout.completion,
                 "reason": c.reason,
                 "accepted_by": c.accepted_by,
+                "revisions": c.revisions,
+                "refused": c.refused,
             }
             for c in rows
         ),
@@ -126,6 +128,31 @@ def write_rollouts(path: Path, rows: Iterable[Rollout]) -> None:
                 "stop_reason": r.stop_reason,
             }
             for r in rows
+        ),
+    )
+
+
+def write_lessons(path: Path, rows: Iterable[SFTExample]) -> None:
+    """id, prompt, completion, strategy, region (characters of the completion that carry weight, or null)."""
+    _write(
+        path,
+        ({**_prompt(e.prompt), "completion": _said(e.text), "strategy": e.strategy, "region": e.region} for e in rows),
+    )
+
+
+def write_set_aside(path: Path, rows: Iterable[SetAside]) -> None:
+    """id, prompt, completion (the newest correction), original, reason, feedback."""
+    _write(
+        path,
+        (
+            {
+                **_prompt(each.rollout.prompt),
+                "completion": _said(each.text),
+                "original": each.rollout.completion,
+                "reason": each.reason,
+                "feedback": each.feedback,
+            }
+            for each in rows
         ),
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bbdistill.config import RunConfig, Settings
 from bbdistill.estimate import estimate_task
-from bbdistill.objectives import stages
+from bbdistill.stages import stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.templates import load_template
 
@@ -16,10 +16,11 @@ def dry_run(path: Path, settings: Settings) -> str:
     """What a run of this config would do, as text."""
     config = resolve(path, settings)
     task = load_task(config, skip_bad=settings.skip_bad)
+    planned = stages(config, [prompt.id for prompt in task.train], task.demonstrations)
     lines = [
         f"recipe {config.recipe}",
         f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts",
-        *(f"  stage {stage.name}: at most {stage.steps} steps" for stage in stages(config)),
+        *(f"  stage {stage.name}: at most {stage.steps} steps" for stage in planned),
         *_requests(config, task),
         *_template(config, task),
         "\nwhat it takes, at least and at most:",

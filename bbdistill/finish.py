@@ -17,6 +17,7 @@ from bbdistill.setup import Run, versions
 from bbdistill.state import TrainState
 from bbdistill.student.export import load_adapter, save_adapter
 from bbdistill.student.student import Student, open_student
+from bbdistill.student.tokenize import NO_STRATEGY
 from bbdistill.task import Verify, load_task
 from bbdistill.teacher.ask import demonstrations
 from bbdistill.teacher.terms import terms_of
@@ -49,11 +50,13 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, Answers]:
 
     found = {"teacher": evaluate.judge("teacher", prompts, taught, check), "base": measured("base", adapter=False)}
     student.load_adapter_state(state.sft)
-    found["sft"] = measured("sft", adapter=True)
+    student.tags = False  # strategies come after demonstrations
+    found["sft"] = measured("sft", adapter=True) if state.sft_step else replace(found["base"], name="sft")
     if state.best_step == state.sft_step:
         found["student"] = replace(found["sft"], name="student")
     else:
         student.load_adapter_state(state.best)
+        student.tags = state.best_tags
         found["student"] = measured("student", adapter=True)
     return found
 
@@ -76,7 +79,7 @@ def answers_of(
 def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict[str, Any]:
     """See `report.py` for the keys."""
     task, demonstrated = run.task, run.directory.demonstrations
-    everything = len(load_prompts(demonstrated).demonstrations)
+    everything = demonstrated.read_bytes().count(b"\n")
     return {
         "run": {
             "id": run.id,
@@ -86,6 +89,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "teacher": run.config.teacher.model,
             "judge": run.config.judge_config.model,
             "versions": versions(),
+            "answers_behind": NO_STRATEGY if run.student.tags else "",
         },
         "eval": {
             **{name: answers[name].summary() for name in MODELS},
@@ -99,6 +103,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "sft_step": state.sft_step,
             "validation_score": state.best_score,
         },
+        "lessons": state.tally.summary(),
         "data": {
             "train": len(task.train),
             "validation": len(task.validation),
@@ -107,6 +112,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "with_reference": sum(prompt.reference is not None for prompt in task.train),
             "demonstrations": everything,
             "demonstrations_used": state.demonstrations_used,
+            "demonstrations_too_long": state.demonstrations_too_long,
             "skipped": task.skipped,
             "test_seen_in_train": task.test_seen_in_train,
         },

@@ -30,6 +30,29 @@ CORRECT = JsonSchema(
     },
 )
 
+CRITIQUE = JsonSchema(
+    name="critique",
+    schema={
+        "type": "object",
+        "properties": {
+            "why": {"type": "string"},
+            "verdict": {"type": "string", "enum": ["right", "wrong"]},
+            "quote": {"type": "string"},
+        },
+        "required": ["why", "verdict", "quote"],
+        "additionalProperties": False,
+    },
+)
+STRATEGY = JsonSchema(
+    name="strategy",
+    schema={
+        "type": "object",
+        "properties": {"strategy": {"type": "string"}},
+        "required": ["strategy"],
+        "additionalProperties": False,
+    },
+)
+
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _NAMED = re.compile(
     r"\b(?:winner|better|answer|verdict)\b\W{0,12}(?:is\W{0,4})?(?:answer\W{0,4})?\b([AB])\b", re.IGNORECASE
@@ -57,6 +80,41 @@ def correction(text: str) -> tuple[str, str] | None:
     fenced = _FENCE.findall(text)
     answer = (fenced[0] if len(fenced) == 1 else text).strip()
     return (answer, "") if answer else None
+
+
+def critique(text: str) -> tuple[str | None, str] | None:
+    """(quote of the first wrong part, why); the quote is None where the answer is found right.
+
+    A verdict that contradicts its quote is no verdict.
+    """
+    found = _object(text)
+    if found is None:
+        return None
+    quote, why = found.get("quote"), str(found.get("why", ""))
+    match found.get("verdict"):
+        case "wrong" if isinstance(quote, str) and quote.strip():
+            return quote, why
+        case "right" if not quote:
+            return None, why
+        case _:
+            return None
+
+
+def strategy(text: str) -> str | None:
+    """One line, whatever the frame."""
+    found = _object(text)
+    said = text if found is None else found.get("strategy")
+    return " ".join(said.split()) or None if isinstance(said, str) else None
+
+
+def locate(quote: str, answer: str) -> tuple[int, int] | None:
+    """Where `quote` first stands in `answer`, in characters; spacing may differ. None where it does not."""
+    words = [re.escape(word) for word in quote.split()]
+    exact = answer.find(quote)
+    if exact >= 0:
+        return exact, exact + len(quote)
+    loose = re.search(r"\s+".join(words), answer) if words else None
+    return loose.span() if loose else None
 
 
 def _object(text: str) -> dict[str, Any] | None:

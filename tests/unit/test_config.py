@@ -63,7 +63,7 @@ def test_the_dump_reads_back_as_the_same_config(config_file: Path):
         ("train.steps=0", "`train.steps`"),
         ("train.steps=many", 'got "many"'),
         ("teacher.model=gpt-5", "expected `openai:MODEL` or `anthropic:MODEL`"),
-        ("recipe=ppo", '`recipe` must be one of "sft", "gad", got "ppo"'),
+        ("recipe=ppo", '"rgt", "process", got "ppo"'),
         ("teacher.input_usd_per_mtok=1.0", "together"),
         ("train", "expected `section.key=value`"),
     ],

@@ -202,7 +202,7 @@ def test_columns_are_those_trl_reads(file: Path):
     assert written(file) == [{**head, "chosen": [SAID], "rejected": rejected, "strength": 0.5, "source": "judge"}]
     write_corrections(file, [Correction(rollout=rollout(), text="Hello", reason="é", accepted_by="verifier")])
     correction = {"completion": [SAID], "original": "Hé", "reason": "é", "accepted_by": "verifier"}
-    assert written(file) == [{**head, **correction}]
+    assert written(file) == [{**head, **correction, "revisions": 1, "refused": ""}]
     write_rollouts(file, [rollout()])
     drawn = {"completion": rejected, "sample": 2, "policy_version": 3, "stop_reason": "stop"}
     assert written(file) == [{**head, **drawn}]
