@@ -22,6 +22,9 @@ class Dataset:
     prompts: tuple[Prompt, ...]
     demonstrations: Mapping[str, Demonstration]
     skipped: int
+    """Bad lines that were left out."""
+    duplicates: int = 0
+    """Lines without an id whose conversation stood there already; what they know besides is kept."""
 
 
 class _BadLine(ValueError):
@@ -31,28 +34,40 @@ class _BadLine(ValueError):
 def load_prompts(path: Path, *, skip_bad: bool = False) -> Dataset:
     """Reads prompts. A bad line is a ConfigError with file and line, or with `skip_bad` is left out and counted."""
     prompts: dict[str, Prompt] = {}
-    demonstrations: dict[str, Demonstration] = {}
+    completions: dict[str, str] = {}
     first_seen: dict[str, int] = {}
-    skipped = 0
+    skipped = duplicates = 0
     # Not splitlines(): U+2028 and its like may stand inside a JSON string.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             prompt, completion = _read(line)
-            if prompt.id in prompts:
+            known = prompts.get(prompt.id)
+            if known is not None and prompt.id != _id(None, prompt.messages):
                 raise _BadLine(f"has the id `{prompt.id}` of line {first_seen[prompt.id]}; ids must differ")
         except _BadLine as fault:
             if not skip_bad:
                 raise ConfigError(f"`{path}` line {number} {fault} (or leave such lines out with --skip-bad)") from None
             skipped += 1
             continue
-        prompts[prompt.id], first_seen[prompt.id] = prompt, number
+        duplicates += known is not None
+        if known is None or known.reference is None:
+            prompts[prompt.id] = prompt
+        first_seen.setdefault(prompt.id, number)
         if completion is not None:
-            demonstrations[prompt.id] = Demonstration(prompt=prompt, completion=completion, source="data")
+            completions.setdefault(prompt.id, completion)
     if not prompts:
         raise ConfigError(f"`{path}` has no usable line; expected one JSON object a line, with `prompt` or `messages`")
-    return Dataset(prompts=tuple(prompts.values()), demonstrations=demonstrations, skipped=skipped)
+    return Dataset(
+        prompts=tuple(prompts.values()),
+        demonstrations={
+            name: Demonstration(prompt=prompts[name], completion=text, source="data")
+            for name, text in completions.items()
+        },
+        skipped=skipped,
+        duplicates=duplicates,
+    )
 
 
 def split(prompts: Sequence[Prompt], *, validation: int, seed: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from bbdistill import care
 from bbdistill.config import RunConfig, Settings
 from bbdistill.estimate import estimate_task
 from bbdistill.stages import stages
@@ -20,6 +21,7 @@ def dry_run(path: Path, settings: Settings) -> str:
     lines = [
         f"recipe {config.recipe}",
         f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts",
+        *_found(task),
         *(f"  stage {stage.name}: at most {stage.steps} steps" for stage in planned),
         *_requests(config, task),
         *_template(config, task),
@@ -27,6 +29,18 @@ def dry_run(path: Path, settings: Settings) -> str:
         *estimate_task(config, task).text(),
     ]
     return "\n".join(lines)
+
+
+def _found(task: Task) -> list[str]:
+    """What the data should not hold, where it does."""
+    counts = {
+        "training prompts stood there twice and are left out": task.duplicates,
+        "training prompts say almost the same as another one and are left out": task.near_left_out,
+        "training prompts say almost the same as another one": care.near_within(task.train),
+        "test prompts also stand in the training prompts": task.test_seen_in_train,
+        "test prompts say almost the same as a training prompt": care.near_between(task.train, task.test),
+    }
+    return [f"  {count} {what}" for what, count in counts.items() if count]
 
 
 def _requests(config: RunConfig, task: Task) -> list[str]:

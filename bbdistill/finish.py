@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bbdistill import evaluate
+from bbdistill import care, evaluate
 from bbdistill.config import RunConfig, parse_config
 from bbdistill.data import load_prompts
 from bbdistill.evaluate import Answers
@@ -114,7 +114,11 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "demonstrations_used": state.demonstrations_used,
             "demonstrations_too_long": state.demonstrations_too_long,
             "skipped": task.skipped,
+            "duplicates": task.duplicates,
+            "near_duplicates": care.near_within(task.train),
+            "near_left_out": task.near_left_out,
             "test_seen_in_train": task.test_seen_in_train,
+            "test_near_train": care.near_between(task.train, task.test),
         },
         "samples": [_sample(prompt, index, answers) for index, prompt in enumerate(task.test[:SAMPLES])],
     }

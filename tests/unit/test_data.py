@@ -144,11 +144,11 @@ def test_a_bad_line_is_named_by_file_and_number_and_can_be_skipped(file: Path, n
     assert data.skipped == 2
 
 
-def test_a_repeated_line_without_id_names_the_line_it_repeats(file: Path):
-    with pytest.raises(ConfigError, match=r"line 3 .* of line 1"):
-        load(file, {"prompt": "Hi"}, {"prompt": "Ho"}, {"prompt": "Hi"})
-    data = load(file, {"prompt": "Hi"}, {"prompt": "Ho"}, {"prompt": "Hi"}, skip_bad=True)
-    assert (len(data.prompts), data.skipped) == (2, 1)
+def test_a_repeated_line_without_id_is_one_prompt_and_what_it_adds_is_kept(file: Path):
+    data = load(file, {"prompt": "Hi"}, {"prompt": "Ho"}, {"prompt": "Hi", "completion": "x", "reference": 1})
+    assert [(prompt.messages[0]["content"], prompt.reference) for prompt in data.prompts] == [("Hi", 1), ("Ho", None)]
+    assert [(d.completion, d.prompt.reference) for d in data.demonstrations.values()] == [("x", 1)]
+    assert (data.duplicates, data.skipped) == (1, 0)
 
 
 @pytest.mark.parametrize(
