@@ -143,7 +143,7 @@ def bits_of(p: float) -> float:
 
 def passing_bits(p: float) -> float:
     """The part of the binary entropy that lies in one outcome of probability p: p log2(1/p)."""
-    return -p * math.log2(p) if p > 0 else 0.0
+    return p * math.log2(1 / p) if p > 0 else 0.0
 
 
 def wilson(figure: Figure) -> tuple[float, float]:
