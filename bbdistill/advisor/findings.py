@@ -60,8 +60,6 @@ class Findings:
     teacher_pass: Figure = UNMEASURED
     teacher_score: Figure = UNMEASURED
 
-    judged: Figure = UNMEASURED
-    """Answers (given, of the teacher, of the student) that the verifier judges: it abstains from the others."""
     steady: Figure = UNMEASURED
     """Answers that get the same verdict twice."""
     accepts_reference: Figure = UNMEASURED
@@ -154,3 +152,17 @@ def wilson(figure: Figure) -> tuple[float, float]:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def rate(figure: Figure) -> str:
+    """A share as one reads it: 71 % (17 of 24)."""
+    return f"{percent(figure.value or 0.0)} ({figure.hits} of {figure.n})"
+
+
+def mean_rate(figure: Figure) -> str:
+    """A mean of shares: 31 % (24 prompts)."""
+    return f"{percent(figure.value or 0.0)} ({figure.n} prompts)"
