@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -60,10 +60,7 @@ def as_answer(reference: Any) -> str:
 
 def shuffled(text: str, seed: str) -> str | None:
     """The same parts in another order: values of a JSON object, lines, or words; None where no order differs."""
-    try:
-        value: object = json.loads(text)
-    except ValueError:
-        value = None
+    value = _value(text)
     if isinstance(value, dict) and len(cast(dict[str, Any], value)) > 1:
         table = cast(dict[str, Any], value)
         order = _other_order(list(table.values()), seed)
@@ -87,7 +84,6 @@ class _Checked:
     def __init__(self, verify: Verify) -> None:
         self._verify = verify
         self._known: dict[tuple[str, str], Verdict | Abstain] = {}
-        self._rejections: set[tuple[str, str]] = set()
         self.steady: list[bool] = []
         self.abstained = ""
         """Why it had nothing to say, the last time."""
@@ -133,14 +129,24 @@ def _misplaced(held: Sequence[tuple[Prompt, str]]) -> list[tuple[Prompt, str]]:
     found: list[tuple[Prompt, str]] = []
     for index, (prompt, own) in enumerate(held):
         around = (*held[index + 1 :], *held[:index])
-        others = (text for _, text in around if not same(text, own))
+        others = (text for _, text in around if not same(_value(text), _value(own)))
         found += [(prompt, text) for text in list(others)[:1]]
     return found
 
 
-def _damaged(held: Sequence[tuple[Prompt, str]], how: Any) -> list[tuple[Prompt, str]]:
+def _damaged(
+    held: Sequence[tuple[Prompt, str]], how: Callable[[str, str], str | None]
+) -> list[tuple[Prompt, str]]:
     hurt = [(prompt, how(text, prompt.id)) for prompt, text in held]
     return [(prompt, text) for prompt, text in hurt if text is not None]
+
+
+def _value(text: str) -> Any:
+    """What a JSON text says; any other text is itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _other_order(parts: list[Any], seed: str) -> list[Any] | None:
