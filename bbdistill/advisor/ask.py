@@ -28,7 +28,9 @@ class Asked:
     @property
     def told(self) -> list[bool]:
         """Of the calls that were answered, whether the answer was usable."""
-        return [isinstance(reply, Demonstration) for reply in self.replies if isinstance(reply, Demonstration | Abstain)]
+        return [
+            isinstance(reply, Demonstration) for reply in self.replies if isinstance(reply, Demonstration | Abstain)
+        ]
 
     @property
     def fault(self) -> str:

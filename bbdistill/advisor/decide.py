@@ -16,7 +16,7 @@ from bbdistill.config import Recipe
 RECIPES: tuple[str, ...] = get_args(Recipe)
 
 GOOD_ANSWERS = 0.7
-"""Pass rate from which on answers are worth imitating as they are: filtering them costs less than a third (estimate)."""
+"""Pass rate from which on answers are worth imitating as they are; filtering costs less than a third (estimate)."""
 SOME_ANSWERS = 0.1
 """Pass rate from which on a teacher can be expected to mend what a verifier finds wrong (estimate)."""
 USABLE_REPLIES = 0.5

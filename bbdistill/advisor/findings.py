@@ -130,7 +130,7 @@ def mean(values: Iterable[float], why: str = "") -> Figure:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k draws passes, unbiased, from n draws of which c passed (arXiv 2107.03374, eq. 1)."""
+    """Chance that one of k draws passes, at least, unbiased from c passes in n draws (arXiv 2107.03374, eq. 1)."""
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
@@ -145,7 +145,7 @@ def passing_bits(p: float) -> float:
 
 
 def wilson(figure: Figure) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson, 1927), which holds for few cases and for rates near 0 and 1; (0, 1) without n."""
+    """95 % interval of a rate (Wilson, 1927), good for few cases and for rates near 0 and 1; (0, 1) without n."""
     if figure.value is None or not figure.n:
         return 0.0, 1.0
     z, n, p = 1.96, figure.n, figure.value

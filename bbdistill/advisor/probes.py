@@ -29,7 +29,7 @@ class Probed:
 
 
 def probe(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[str]], verify: Verify) -> Probed:
-    """`answers` by prompt id, the best known first; of each prompt, the first that passes is damaged, else the first."""
+    """`answers` by prompt id, the best known first; the first one that passes is damaged, else the first."""
     checked = _Checked(verify)
     references = [(prompt, text) for prompt in prompts if (text := as_answer(prompt.reference))]
     bases: dict[str, tuple[Prompt, str]] = {}
@@ -134,9 +134,7 @@ def _misplaced(held: Sequence[tuple[Prompt, str]]) -> list[tuple[Prompt, str]]:
     return found
 
 
-def _damaged(
-    held: Sequence[tuple[Prompt, str]], how: Callable[[str, str], str | None]
-) -> list[tuple[Prompt, str]]:
+def _damaged(held: Sequence[tuple[Prompt, str]], how: Callable[[str, str], str | None]) -> list[tuple[Prompt, str]]:
     hurt = [(prompt, how(text, prompt.id)) for prompt, text in held]
     return [(prompt, text) for prompt, text in hurt if text is not None]
 

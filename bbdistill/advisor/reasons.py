@@ -20,9 +20,7 @@ SFT = Option(
 ISFT = Option(
     recipe="isft", why="drafts are corrected by the verifier's feedback until they pass, and the corrections imitated"
 )
-RGT = Option(
-    recipe="rgt", why="the feedback, compressed to a strategy, is imitated beside the answer: for few answers"
-)
+RGT = Option(recipe="rgt", why="the feedback, compressed to a strategy, is imitated beside the answer: for few answers")
 PROCESS = Option(
     recipe="process", why="answers are long: the teacher marks the first wrong part, and only what follows is corrected"
 )
@@ -66,8 +64,8 @@ def best_of_student(found: Findings) -> Option:
     bits, passing = found.bits.value or 0.0, found.pass_bits.value or 0.0
     return Option(
         recipe="best_of_n",
-        why=f"imitating those of its answers that pass uses {passing:.2f} of the {bits:.2f} bits that a verdict carries "
-        "per rollout",
+        why=f"imitating those of its answers that pass uses {passing:.2f} of the {bits:.2f} bits that a verdict on a "
+        "rollout carries",
         settings=('feedback.candidates_from="student"',),
     )
 

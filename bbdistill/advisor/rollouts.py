@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ from bbdistill.types import Prompt, Rollout, SFTExample, Verdict
 if TYPE_CHECKING:
     from bbdistill.student.student import Student
 
-AT_ONCE = 4
-"""Prompts sampled between two looks at whether to stop."""
+AT_ONCE = 8
+"""Prompts sampled between two looks at whether to stop: as many as in a training step, so that a token costs as much."""
 TIMED = 8
 """Answers trained on to take the time of it."""
 
@@ -135,21 +135,8 @@ def _absent(config: RunConfig) -> str:
 
 
 def _nothing(why: str) -> Drawn:
-    none = Figure(why=why)
-    return Drawn(
-        pass_at_1=none,
-        pass_at_k=none,
-        bits=none,
-        pass_bits=none,
-        zero_variance=none,
-        student_tokens=none,
-        cut=none,
-        answer_tokens=none,
-        nll=none,
-        sample_s=none,
-        train_s=none,
-        texts={},
-    )
+    figures = {each.name: Figure(why=why) for each in fields(Drawn) if each.name != "texts"}
+    return Drawn(**figures, texts={})
 
 
 def _per_token(seconds: float, tokens: int, why: str) -> Figure:

@@ -13,7 +13,7 @@ PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "errors", "keylike", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
-API_VERBS = {"collect", "doctor", "dryrun", "estimate", "starter"}
+API_VERBS = {"advisor", "collect", "doctor", "dryrun", "estimate", "starter"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "collect": BOTTOM | {"task", "teacher", "recording"},
     "estimate": BOTTOM | {"task", "objectives", "client", "teacher"},
     "dryrun": BOTTOM | {"task", "objectives", "estimate", "student"},
+    "advisor": BOTTOM | {"task", "teacher", "verify", "student", "objectives", "estimate", "starter"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},
@@ -108,7 +109,8 @@ def test_the_import_loads_no_torch_and_no_sdk():
 def test_the_api_side_loads_no_torch():
     code = (
         "import sys, bbdistill, bbdistill.cli, bbdistill.collect, bbdistill.doctor, bbdistill.dryrun;"
-        "import bbdistill.estimate; bbdistill.Teacher; bbdistill.run; bbdistill.http_client;"
+        "import bbdistill.estimate, bbdistill.advisor.page; bbdistill.advise;"
+        "bbdistill.Teacher; bbdistill.run; bbdistill.http_client;"
         "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -1,0 +1,125 @@
+"""The verb: measures on the first prompts a run would take, decides, and writes the config that follows."""
+
+import threading
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from bbdistill.advisor.ask import ask
+from bbdistill.advisor.costs import Lengths, costs
+from bbdistill.advisor.decide import RECIPES, Advice, decide
+from bbdistill.advisor.findings import Figure, Findings, marks, mean
+from bbdistill.advisor.probes import Probed, probe
+from bbdistill.advisor.rollouts import Drawn, draw
+from bbdistill.config import CacheMode, RunConfig, Settings
+from bbdistill.errors import ConfigError
+from bbdistill.metrics import Note, OnEvent
+from bbdistill.objectives import epochs
+from bbdistill.starter import rewrite_task
+from bbdistill.task import Task, load_task, resolve
+from bbdistill.teacher.terms import notice
+
+SAMPLE = 24
+MAX_USD = 0.50
+"""Cap where nobody states one; a lower one of the config counts."""
+ROLLOUTS = 4
+"""Per prompt."""
+
+
+def advise(
+    config: str | Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    sample: int = SAMPLE,
+    max_usd: float | None = None,
+    rollouts: int = ROLLOUTS,
+    write: Path | None = None,
+    mode: CacheMode = "auto",
+    replay: str | None = None,
+    on_event: OnEvent = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Advice:
+    """Which recipe fits the task of `config`, measured on `sample` prompts for at most `max_usd` dollars.
+
+    The teacher's replies are stored: asking again costs nothing, and a run uses them. With `write`, a config of the
+    recommended recipe is written there. ConfigError where that file exists or the config is wrong; BudgetExceeded where
+    the cap allows not one answer, or no price is known to keep it by (of a server of your own, state 0).
+    """
+    path = Path(config)
+    if write is not None and write.exists():
+        raise ConfigError(f"`{write}` exists and is not overwritten; move it away or give another --write")
+    settings = Settings(overrides=overrides, mode=mode, replay=replay)
+    resolved = resolve(path, settings)
+    if max_usd is None:
+        max_usd = min(MAX_USD, resolved.teacher.max_usd or MAX_USD)
+    capped = resolve(resolved, Settings(max_usd=max_usd))
+    task = load_task(capped)
+    stop = stop or threading.Event()
+    said = notice(capped)
+    if said is not None:
+        on_event(Note(text=said))
+    found = measure(capped, task, sample=sample, k=rollouts, mode=mode, replay=replay, on_event=on_event, stop=stop)
+    lengths = Lengths(
+        rollout=found.student_tokens, answer=found.answer_tokens, sample_s=found.sample_s, train_s=found.train_s
+    )
+    advice = decide(replace(found, costs=tuple(costs(path, overrides, RECIPES, lengths))))
+    if write is not None and advice.is_recipe:
+        rewrite_task(path, (*overrides, f"recipe={advice.recommends}", *advice.settings), write, why=advice.reason)
+    return advice
+
+
+def measure(
+    config: RunConfig,
+    task: Task,
+    *,
+    sample: int = SAMPLE,
+    k: int = ROLLOUTS,
+    mode: CacheMode = "auto",
+    replay: str | None = None,
+    on_event: OnEvent = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Findings:
+    """The findings, all but what each recipe would cost."""
+    stop = stop or threading.Event()
+    order = [
+        task.prompt(name)
+        for name in epochs([prompt.id for prompt in task.train], config.train.seed, 0, len(task.train))
+    ]
+    given = [task.demonstrations[prompt.id] for prompt in order if prompt.id in task.demonstrations]
+    # As a run asks: the first it would come to, and only where no demonstration is known, as far as there are such.
+    prompts = sorted(order, key=lambda prompt: prompt.id in task.demonstrations)[:sample]
+    asked = ask(config, prompts, mode=mode, replay=replay, on_event=on_event, stop=stop)
+    if asked.fault:
+        on_event(Note(text=f"{len(asked.told)} of {len(prompts)} prompts were asked: {asked.fault}"))
+    held, said = given[:sample], asked.usable
+    answers = [(one.prompt, one.completion) for one in held or said]
+    drawn = draw(config, prompts, answers, task.verify, k=k, on_event=on_event, stop=stop)
+    known: dict[str, list[str]] = {}
+    for one in (*held, *said):
+        known.setdefault(one.prompt.id, []).append(one.completion)
+    for prompt_id, texts in drawn.texts.items():
+        known.setdefault(prompt_id, []).extend(texts)
+    probed = probe(list({p.id: p for p in (*prompts, *(one.prompt for one in held))}.values()), known, task.verify)
+    judged = {
+        name: marks([task.verify(one.prompt, one.completion) for one in rows])
+        for name, rows in (("given", held), ("teacher", said))
+    }
+    return Findings(
+        prompts=len(task.train),
+        given=len(given),
+        has_verifier=config.task.verifier is not None,
+        given_pass=judged["given"].passed,
+        given_score=judged["given"].score,
+        teacher_answers=mean(asked.told, asked.fault),
+        teacher_pass=judged["teacher"].passed,
+        teacher_score=judged["teacher"].score,
+        k=k,
+        spent_usd=asked.spent_usd,
+        **_figures(probed),
+        **_figures(drawn),
+    )
+
+
+def _figures(measured: Probed | Drawn) -> dict[str, Any]:
+    """Fields that `Findings` has under the same names."""
+    return {each.name: value for each in fields(measured) if isinstance(value := getattr(measured, each.name), Figure)}
