@@ -1,12 +1,13 @@
 """The verb: measures on the first prompts a run would take, decides, and writes the config that follows."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from bbdistill.advisor.ask import ask
-from bbdistill.advisor.costs import Lengths, costs
+from bbdistill.advisor.costs import costs
 from bbdistill.advisor.decide import RECIPES, Advice, decide
 from bbdistill.advisor.findings import Figure, Findings, marks, mean
 from bbdistill.advisor.probes import Probed, probe
@@ -16,8 +17,9 @@ from bbdistill.errors import ConfigError
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.objectives import epochs
 from bbdistill.starter import rewrite_task
-from bbdistill.task import Task, load_task, resolve
+from bbdistill.task import Task, Verify, load_task, resolve
 from bbdistill.teacher.terms import notice
+from bbdistill.types import Demonstration, Prompt
 
 SAMPLE = 24
 MAX_USD = 0.50
@@ -59,10 +61,7 @@ def advise(
     if said is not None:
         on_event(Note(text=said))
     found = measure(capped, task, sample=sample, k=rollouts, mode=mode, replay=replay, on_event=on_event, stop=stop)
-    lengths = Lengths(
-        rollout=found.student_tokens, answer=found.answer_tokens, sample_s=found.sample_s, train_s=found.train_s
-    )
-    advice = decide(replace(found, costs=tuple(costs(path, overrides, RECIPES, lengths))))
+    advice = decide(replace(found, costs=tuple(costs(path, overrides, RECIPES, found))))
     if write is not None and advice.is_recipe:
         rewrite_task(path, (*overrides, f"recipe={advice.recommends}", *advice.settings), write, why=advice.reason)
     return advice
@@ -81,43 +80,51 @@ def measure(
 ) -> Findings:
     """The findings, all but what each recipe would cost."""
     stop = stop or threading.Event()
-    order = [
-        task.prompt(name)
-        for name in epochs([prompt.id for prompt in task.train], config.train.seed, 0, len(task.train))
-    ]
-    given = [task.demonstrations[prompt.id] for prompt in order if prompt.id in task.demonstrations]
-    # As a run asks: the first it would come to, and only where no demonstration is known, as far as there are such.
-    prompts = sorted(order, key=lambda prompt: prompt.id in task.demonstrations)[:sample]
+    prompts, given = _sample(task, config.train.seed, sample)
     asked = ask(config, prompts, mode=mode, replay=replay, on_event=on_event, stop=stop)
     if asked.fault:
-        on_event(Note(text=f"{len(asked.told)} of {len(prompts)} prompts were asked: {asked.fault}"))
-    held, said = given[:sample], asked.usable
-    answers = [(one.prompt, one.completion) for one in held or said]
+        on_event(Note(text=f"{len(asked.told)} of {len(prompts)} prompts were answered: {asked.fault}"))
+    answers = [(one.prompt, one.completion) for one in given or asked.usable]
     drawn = draw(config, prompts, answers, task.verify, k=k, on_event=on_event, stop=stop)
-    known: dict[str, list[str]] = {}
-    for one in (*held, *said):
-        known.setdefault(one.prompt.id, []).append(one.completion)
-    for prompt_id, texts in drawn.texts.items():
-        known.setdefault(prompt_id, []).extend(texts)
-    probed = probe(list({p.id: p for p in (*prompts, *(one.prompt for one in held))}.values()), known, task.verify)
-    judged = {
-        name: marks([task.verify(one.prompt, one.completion) for one in rows])
-        for name, rows in (("given", held), ("teacher", said))
-    }
+    probed = _probed([*given, *asked.usable], prompts, drawn, task.verify)
+    of_given, of_teacher = (
+        marks([task.verify(one.prompt, one.completion) for one in rows]) for rows in (given, asked.usable)
+    )
     return Findings(
         prompts=len(task.train),
-        given=len(given),
+        given=sum(prompt.id in task.demonstrations for prompt in task.train),
         has_verifier=config.task.verifier is not None,
-        given_pass=judged["given"].passed,
-        given_score=judged["given"].score,
+        given_pass=of_given.passed,
+        given_score=of_given.score,
         teacher_answers=mean(asked.told, asked.fault),
-        teacher_pass=judged["teacher"].passed,
-        teacher_score=judged["teacher"].score,
+        teacher_pass=of_teacher.passed,
+        teacher_score=of_teacher.score,
         k=k,
         spent_usd=asked.spent_usd,
         **_figures(probed),
         **_figures(drawn),
     )
+
+
+def _sample(task: Task, seed: int, size: int) -> tuple[list[Prompt], list[Demonstration]]:
+    """The prompts to ask about, and given demonstrations: the first that a run would come to.
+
+    Prompts without a demonstration come first, since those are the ones that a run asks about.
+    """
+    ids = epochs([prompt.id for prompt in task.train], seed, 0, len(task.train))
+    ids.sort(key=lambda name: name in task.demonstrations)
+    given = [task.demonstrations[name] for name in ids if name in task.demonstrations]
+    return [task.prompt(name) for name in ids[:size]], given[:size]
+
+
+def _probed(known: Sequence[Demonstration], prompts: Sequence[Prompt], drawn: Drawn, verify: Verify) -> Probed:
+    """The verifier on every prompt that something is known of, and on what the student said there."""
+    everywhere = {prompt.id: prompt for prompt in (*prompts, *(one.prompt for one in known))}
+    texts = {
+        name: [*(one.completion for one in known if one.prompt.id == name), *drawn.texts.get(name, ())]
+        for name in everywhere
+    }
+    return probe(list(everywhere.values()), texts, verify)
 
 
 def _figures(measured: Probed | Drawn) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Marks(NamedTuple):
 def marks(verdicts: Sequence[Verdict | Abstain], nothing: str = "there are no answers") -> Marks:
     """Pass rate and mean score over the verdicts; abstentions are left out."""
     judged = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
-    why = f"the verifier abstains: {verdicts[0].reason}" if verdicts and isinstance(verdicts[0], Abstain) else nothing
+    why = f"not judged: {verdicts[0].reason}" if verdicts and isinstance(verdicts[0], Abstain) else nothing
     return Marks(passed=mean((v.passed for v in judged), why), score=mean((v.score for v in judged), why))
 
 

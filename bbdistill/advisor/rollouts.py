@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bbdistill.student.student import Student
 
 AT_ONCE = 8
-"""Prompts sampled between two looks at whether to stop: as many as in a training step, so that a token costs as much."""
+"""Prompts sampled between two looks at whether to stop, as many as in a step: a token then costs as much as there."""
 TIMED = 8
 """Answers trained on to take the time of it."""
 
