@@ -8,31 +8,32 @@ from bbdistill.advisor.findings import Cost, Figure, Findings
 from bbdistill.advisor.trust import trust_in
 
 WIDTH = 79
-_RATES = {
-    "given_pass": "given demonstrations that pass",
-    "teacher_answers": "usable replies of the teacher",
-    "teacher_pass": "answers of the teacher that pass",
-    "steady": "same verdict twice",
-    "accepts_reference": "references accepted as answers",
-    "rejects_empty": "empty answers rejected",
-    "rejects_other": "answers to other prompts rejected",
-    "rejects_shuffled": "shuffled answers rejected",
-    "rejects_truncated": "cut answers rejected",
-    "feedback": "rejections with words of their own",
-    "pass_at_1": "student: pass@1",
-    "pass_at_k": "student: pass@{k}",
-    "zero_variance": "student: groups that score alike",
-    "cut": "student: cut at max_new_tokens",
-}
-_NUMBERS = {
-    "given_score": ("given demonstrations, mean score", "{:.2f}"),
-    "teacher_score": ("answers of the teacher, mean score", "{:.2f}"),
+_FIGURES = {
+    "given_pass": ("given demonstrations that pass", "{:.2f}"),
+    "given_score": ("their mean score", "{:.2f}"),
+    "teacher_answers": ("usable replies of the teacher", "{:.2f}"),
+    "teacher_pass": ("answers of the teacher that pass", "{:.2f}"),
+    "teacher_score": ("their mean score", "{:.2f}"),
+    "steady": ("same verdict twice", "{:.2f}"),
+    "accepts_reference": ("references accepted as answers", "{:.2f}"),
+    "rejects_empty": ("empty answers rejected", "{:.2f}"),
+    "rejects_other": ("answers to other prompts rejected", "{:.2f}"),
+    "rejects_shuffled": ("shuffled answers rejected", "{:.2f}"),
+    "rejects_truncated": ("cut answers rejected", "{:.2f}"),
+    "feedback": ("rejections with words of their own", "{:.2f}"),
+    "pass_at_1": ("student: pass@1", "{:.2f}"),
+    "pass_at_k": ("student: pass@{k}", "{:.2f}"),
     "bits": ("bits per rollout of a reward", "{:.2f}"),
-    "pass_bits": ("  of them in rollouts that pass", "{:.2f}"),
+    "pass_bits": ("of them in rollouts that pass", "{:.2f}"),
+    "zero_variance": ("groups that score alike", "{:.2f}"),
     "student_tokens": ("tokens of a rollout", "{:.0f}"),
+    "cut": ("rollouts cut at max_new_tokens", "{:.2f}"),
     "answer_tokens": ("tokens of an answer", "{:.0f}"),
     "nll": ("nats per token of the answers", "{:.2f}"),
+    "sample_s": ("seconds per token sampled", "{:.5f}"),
+    "train_s": ("seconds per token trained", "{:.5f}"),
 }
+"""Of each figure, what it is called and how it is written."""
 
 
 def render(advice: Advice) -> str:
@@ -57,22 +58,17 @@ def render(advice: Advice) -> str:
 
 
 def _table(found: Findings) -> Iterator[str]:
-    for name in Findings.__dataclass_fields__:
-        figure = getattr(found, name)
-        if name in _RATES:
-            yield from _row(_RATES[name].format(k=found.k), figure, "{:.2f}")
-        elif name in _NUMBERS:
-            label, form = _NUMBERS[name]
-            yield from _row(label, figure, form)
-
-
-def _row(label: str, figure: Figure, form: str) -> Iterator[str]:
-    if figure.value is not None:
-        yield f"  {label:<36}{form.format(figure.value):>7}  n {figure.n}"
-    else:
-        yield textwrap.shorten(f"  {label:<36}{'-':>7}  {figure.why}".replace("  ", "\u00a0\u00a0"), WIDTH).replace(
-            "\u00a0", " "
-        )
+    """A line for each figure that was measured; the others by why they were not."""
+    absent: dict[str, list[str]] = {}
+    for name, (label, form) in _FIGURES.items():
+        figure: Figure = getattr(found, name)
+        label = label.format(k=found.k)
+        if figure.value is None:
+            absent.setdefault(figure.why, []).append(label)
+        else:
+            yield f"  {label:<36}{form.format(figure.value):>7}  n {figure.n}"
+    for why, labels in absent.items():
+        yield from _wrapped(f"not measured ({why}): {', '.join(labels)}")
 
 
 def _costs(found: Findings) -> Iterator[str]:
