@@ -13,8 +13,8 @@ from bbdistill.advisor.findings import Figure, Findings, marks, mean
 from bbdistill.advisor.probes import Probed, probe
 from bbdistill.advisor.rollouts import Drawn, draw
 from bbdistill.config import CacheMode, RunConfig, Settings
-from bbdistill.errors import ConfigError
-from bbdistill.metrics import Note, OnEvent
+from bbdistill.errors import ConfigError, RunStopped
+from bbdistill.metrics import Note, OnEvent, parting
 from bbdistill.objectives import epochs
 from bbdistill.starter import rewrite_task
 from bbdistill.task import Task, Verify, load_task, resolve
@@ -85,7 +85,10 @@ def measure(
     if asked.fault:
         on_event(Note(text=f"{len(asked.told)} of {len(prompts)} prompts were answered: {asked.fault}"))
     answers = [(one.prompt, one.completion) for one in given or asked.usable]
-    drawn = draw(config, prompts, answers, task.verify, k=k, on_event=on_event, stop=stop)
+    try:
+        drawn = draw(config, prompts, answers, task.verify, k=k, on_event=on_event, stop=stop)
+    except RunStopped:
+        raise RunStopped(parting(asked.spent_usd, "the same command")) from None
     probed = _probed([*given, *asked.usable], prompts, drawn, task.verify)
     of_given, of_teacher = (
         marks([task.verify(one.prompt, one.completion) for one in rows]) for rows in (given, asked.usable)

@@ -52,7 +52,10 @@ def draw(
     on_event: OnEvent,
     stop: threading.Event,
 ) -> Drawn:
-    """k rollouts for each prompt, and `answers` held against the student; without a student, why there is none."""
+    """k rollouts for each prompt, and `answers` held against the student; without a student, why there is none.
+
+    RunStopped soon after `stop` is set.
+    """
     if why := _absent(config):
         return _nothing(why)
     from bbdistill.student.student import open_student
@@ -145,4 +148,4 @@ def _per_token(seconds: float, tokens: int, why: str) -> Figure:
 
 def _look(stop: threading.Event) -> None:
     if stop.is_set():
-        raise RunStopped("stopped while sampling the student; the teacher's replies are stored")
+        raise RunStopped("asked to stop while the student was measured")

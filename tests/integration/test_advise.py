@@ -290,3 +290,17 @@ def test_a_stop_keeps_what_was_bought(tmp_path: Path, key: None) -> None:
         )
         assert len(server.seen) == 24
     assert len(again.usable) == 24
+
+
+def test_a_stop_while_the_student_is_measured_says_what_was_spent(tmp_path: Path, key: None) -> None:
+    student = saying_student(tmp_path / "student", {PROSE: 1.0})
+    stop = threading.Event()
+
+    def stop_at_the_student(event: object) -> None:
+        if getattr(event, "text", "").startswith("student:"):
+            stop.set()
+
+    with ScriptedServer(otherwise=chat(NO)) as server:
+        config = write_task(tmp_path, server, student=student)
+        with pytest.raises(RunStopped, match=r"spent so far: \$0\.0048"):  # 24 calls
+            bbdistill.advise(config, on_event=stop_at_the_student, stop=stop)
