@@ -169,16 +169,47 @@ def estimate(config: Config, set_: Set = None, skip_bad: SkipBad = False, as_jso
 
 @app.command()
 def verify(
-    config: Config,
-    answers: Annotated[Path, typer.Argument(help="JSONL with prompts and completions.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSONL with prompts and completions, after the TOML file of a task if its verifier is meant.",
+            metavar="[CONFIG] ANSWERS",
+            show_default=False,
+        ),
+    ],
+    verifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Instead of the task\'s: `exact`, `regex:^A`, `{ use = "retrieval:docs", k = 3 }`.', metavar="SPEC"
+        ),
+    ] = None,
+    reveal: Annotated[bool, typer.Option("--reveal", help="The feedback may name what was expected.")] = False,
+    teacher: Annotated[str | None, typer.Option(help="provider:model that judges by a rubric.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Another OpenAI-compatible server.")] = None,
+    replay: Replay = None,
+    max_usd: MaxUsd = None,
     set_: Set = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Hold the completions of a JSONL file against the task's verifier; exit 1 if one fails."""
-    from bbdistill.collect import verify_file
+    """Hold the completions of a JSONL file against a verifier; exit 1 if one fails."""
+    from bbdistill.checks import verify_file
 
-    summary = verify_file(config, answers, overrides=tuple(set_ or ()), skip_bad=skip_bad, say=_say)
+    if len(files) > 2:
+        raise ConfigError(f"expected [CONFIG] ANSWERS, got {len(files)} files")
+    summary = verify_file(
+        files[-1],
+        config=files[0] if len(files) == 2 else None,
+        specs=verifier or (),
+        reveal=reveal,
+        judge=teacher,
+        base_url=base_url,
+        replay=replay,
+        max_usd=max_usd,
+        overrides=tuple(set_ or ()),
+        skip_bad=skip_bad,
+        say=_say,
+    )
     print(
         json.dumps(summary) if as_json else "{passed} passed, {failed} failed, {abstained} not judged".format(**summary)
     )

@@ -1,8 +1,7 @@
-"""What needs no student: getting demonstrations, and holding a file of answers against the verifier. No torch."""
+"""Getting demonstrations, from a teacher or from a record. Needs no student and no torch."""
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from bbdistill.data import load_prompts, write_demonstrations, write_rows
 from bbdistill.errors import ConfigError, RunStopped, TeacherError
 from bbdistill.metrics import Note, OnEvent, money, parting
 from bbdistill.recording import open_recording
-from bbdistill.task import load_task, load_verifier, resolve
+from bbdistill.task import load_verifier, resolve
 from bbdistill.teacher.ask import demonstrations
 from bbdistill.teacher.batch import fetch
 from bbdistill.teacher.capture import examples
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice
-from bbdistill.types import Abstain, Demonstration, Verdict
+from bbdistill.types import Abstain, Demonstration
 
 LOOK_EVERY_S = 0.1
 
@@ -131,22 +130,3 @@ def _may_write(out: Path, config: RunConfig) -> None:
         file.resolve() for file in (config.task.prompts, config.task.test, config.task.validation) if file
     }:
         raise ConfigError(f"`--out {out}` would replace a file of the task; give another one")
-
-
-def verify_file(
-    config: Path, answers: Path, *, overrides: tuple[str, ...], skip_bad: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Counts of passed, failed and not judged completions of a JSONL file; says what is wrong with each that fails."""
-    task = load_task(resolve(config, Settings(overrides=overrides)), skip_bad=skip_bad)
-    counts = {"passed": 0, "failed": 0, "abstained": 0}
-    scores: list[float] = []
-    for demonstration in load_prompts(answers, skip_bad=skip_bad, answered=True).demonstrations.values():
-        verdict = task.verify(demonstration.prompt, demonstration.completion)
-        if not isinstance(verdict, Verdict):
-            counts["abstained"] += 1
-            continue
-        scores.append(verdict.score)
-        counts["passed" if verdict.passed else "failed"] += 1
-        if not verdict.passed:
-            say(f"{demonstration.prompt.id}: {verdict.feedback}")
-    return {**counts, "score": sum(scores) / len(scores) if scores else None}

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -12,6 +12,8 @@ from bbdistill.keylike import address_secret
 
 Recipe = Literal["sft", "gad"]
 CacheMode = Literal["auto", "record", "replay", "off"]
+VERIFIERS_WITH_A_FILE = ("json_schema", "retrieval", "rubric")
+VERIFIERS = ("json_schema", "fields", "exact", "contains", "regex", "math", "python_tests", "retrieval", "rubric")
 
 
 class Section(BaseModel):
@@ -140,8 +142,8 @@ class TaskConfig(Section):
     """None = carved from `prompts`."""
     validation_size: int = Field(24, ge=1)
     """At most this many prompts, and at most a fifth of them, are carved off."""
-    verifier: tuple[str, ...] | None = None
-    """`json_schema:FILE`, `fields`, or a list of both."""
+    verifier: tuple[str | dict[str, Any], ...] | None = None
+    """`name` or `name:FILE`, a table with `use = "name"`, `weight`, `gate` and its options, or a list of these."""
     reveal: bool = False
     """Whether feedback may name the expected value; off, the teacher is told only which part is wrong and why."""
     templates: Path | None = None
@@ -150,7 +152,13 @@ class TaskConfig(Section):
     @field_validator("verifier", mode="before")
     @classmethod
     def _as_list(cls, given: Any) -> Any:
-        return (given,) if isinstance(given, str) else given
+        match given:
+            case str() | dict():
+                return (cast(Any, given),)
+            case list() if not all(isinstance(one, str | dict) for one in cast(list[Any], given)):
+                raise ValueError("expected each verifier as text or as a table")
+            case _:
+                return given
 
 
 class TrainConfig(Section):

@@ -10,16 +10,17 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from bbdistill.config import Recipe, RunConfig, StudentConfig, TeacherConfig
+from bbdistill.config import VERIFIERS, VERIFIERS_WITH_A_FILE, Recipe, RunConfig, Section, StudentConfig, TeacherConfig
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import keys_in, looks_like_key
 
 Table: TypeAlias = Mapping[str, Any]
+S = TypeVar("S", bound=Section)
 _NEVER_SHOWN = ("api_key_env", "api_key_cmd", "base_url")
 _KINDS = {
     "int": "a whole number",
@@ -76,10 +77,15 @@ def parse_config(raw: Table, *, where: str, base: Path) -> RunConfig:
 
 def teacher_config(**values: Any) -> TeacherConfig:
     """A teacher that is given in code instead of a file. ConfigError says what is wrong."""
+    return checked(TeacherConfig, values)
+
+
+def checked(kind: type[S], values: Table, *, where: str = "") -> S:
+    """A section from its values. ConfigError says what is wrong, and `where`."""
     try:
-        return TeacherConfig(**values)
+        return kind(**values)
     except ValidationError as fault:
-        raise ConfigError("; ".join(_explain(fault, TeacherConfig))) from None
+        raise ConfigError((f"{where}: " if where else "") + "; ".join(_explain(fault, kind))) from None
 
 
 def recipe_defaults(recipe: str) -> dict[str, Any]:
@@ -177,7 +183,9 @@ def _too_large(value: Any, at: str = "") -> Iterator[str]:
 
 def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
     for part in location:
-        candidates = [section.model_fields[str(part)].annotation, *get_args(section.model_fields[str(part)].annotation)]
+        if isinstance(part, int):  # the place in a list
+            continue
+        candidates = [section.model_fields[part].annotation, *get_args(section.model_fields[part].annotation)]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(section.model_fields)
 
@@ -208,9 +216,15 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
     )
 
 
-def _absolute_spec(spec: str, base: Path) -> str:
-    name, colon, file = spec.partition(":")
-    return f"{name}:{base / Path(file).expanduser()}" if colon else spec
+def _absolute_spec(spec: str | dict[str, Any], base: Path) -> str | dict[str, Any]:
+    if isinstance(spec, dict):
+        return {**spec, "use": _absolute_spec(spec["use"], base)} if isinstance(spec.get("use"), str) else spec
+    name, colon, rest = spec.partition(":")
+    if not colon or name == "regex":
+        return spec
+    if name in VERIFIERS_WITH_A_FILE:
+        return f"{name}:{base / Path(rest).expanduser()}"
+    return spec if name in VERIFIERS else f"{base / name}:{rest}"  # else a module there, and its function
 
 
 def _student_path(student: StudentConfig, base: Path) -> str:

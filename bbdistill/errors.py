@@ -7,6 +7,7 @@
     ├── ReplayMiss                 exit 4   a replay asked for something that was never recorded
     ├── TeacherError               exit 1   the teacher cannot be used at all (key, quota, address)
     ├── StoreError                 exit 1   the record cannot be written or read
+    ├── VerifierError              exit 1   a verifier is broken itself: a user's own function, or the sandbox
     ├── RunError                   exit 1   a run directory or checkpoint is not what it should be
     └── RunStopped                 exit 130 the caller asked a run to stop; everything so far is kept
 
@@ -41,6 +42,10 @@ class TeacherError(BBDistillError):
 
 
 class StoreError(BBDistillError):
+    pass
+
+
+class VerifierError(BBDistillError):
     pass
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bbdistill.task import Verify
 from bbdistill.types import Prompt, Verdict
+from bbdistill.verify.base import Combined
 from bbdistill.verify.fields import agreement
 
 RESAMPLES = 2000
@@ -40,7 +41,10 @@ class Answers:
 
 
 def judge(name: str, prompts: Sequence[Prompt], texts: Sequence[str | None], verify: Verify) -> Answers:
-    """Valid: what the verifier says without the reference. Score: agreement with the reference, else the verifier's."""
+    """Valid: what the verifier says without the reference. Score: agreement with the reference, else the verifier's.
+
+    Where the verifier grades answers itself, both are its own verdict.
+    """
     return Answers(
         name=name,
         texts=tuple(texts),
@@ -53,7 +57,7 @@ def score(prompt: Prompt, text: str | None, verify: Verify) -> float | None:
     """In [0, 1]; None where there is no answer, or nothing to hold it against."""
     if text is None:
         return None
-    if prompt.reference is not None:
+    if prompt.reference is not None and not _grades(verify):
         return agreement(text, prompt.reference)
     verdict = verify(prompt, text)
     return verdict.score if isinstance(verdict, Verdict) else None
@@ -81,8 +85,12 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def _grades(verify: Verify) -> bool:
+    return isinstance(verify, Combined) and verify.grades
+
+
 def _valid(prompt: Prompt, text: str | None, verify: Verify) -> float | None:
     if text is None:
         return None
-    verdict = verify(replace(prompt, reference=None), text)
+    verdict = verify(prompt if _grades(verify) else replace(prompt, reference=None), text)
     return float(verdict.passed) if isinstance(verdict, Verdict) else None

@@ -121,6 +121,14 @@ class Verdict:
     spans: tuple[Span, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Whether an answer meets one criterion, and why, in the judge's words."""
+
+    met: bool
+    reason: str
+
+
 Judgement: TypeAlias = Preference | Tie | Abstain
 
 

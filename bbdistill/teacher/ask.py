@@ -55,7 +55,8 @@ async def demonstrations(
 
 async def _compare(judge: Teacher, a: Rollout, b: Rollout, verify: Verify) -> Judgement:
     judgement = await judge.compare(a.prompt, a.completion, b.completion)
-    check_winner(judge, judgement, a.completion, (verify(a.prompt, a.completion), verify(b.prompt, b.completion)))
+    of_a, of_b = await asyncio.gather(*(asyncio.to_thread(verify, one.prompt, one.completion) for one in (a, b)))
+    check_winner(judge, judgement, a.completion, (of_a, of_b))
     return judgement
 
 
@@ -74,7 +75,8 @@ async def _correct(
     correction = Correction(rollout=rollout, text=fix.text, reason=feedback or fix.reason, accepted_by=None)
     if fix.text == rollout.completion:
         return correction
-    mended = verify(rollout.prompt, fix.text)
+    # In a thread: a verifier may run a program for seconds, and the network must not wait for that.
+    mended = await asyncio.to_thread(verify, rollout.prompt, fix.text)
     match verdict, mended:
         case Verdict(passed=False), Verdict(passed=True):
             return replace(correction, accepted_by="verifier")

@@ -8,6 +8,7 @@ import re
 from typing import Any, Literal, cast
 
 from bbdistill.teacher.base import JsonSchema
+from bbdistill.types import Mark
 
 Winner = Literal["A", "B"]
 
@@ -26,6 +27,30 @@ CORRECT = JsonSchema(
         "type": "object",
         "properties": {"reason": {"type": "string"}, "corrected": {"type": "string"}},
         "required": ["reason", "corrected"],
+        "additionalProperties": False,
+    },
+)
+RUBRIC = JsonSchema(
+    name="marks",
+    schema={
+        "type": "object",
+        "properties": {
+            "marks": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "answer": {"type": "integer"},
+                        "criterion": {"type": "integer"},
+                        "reason": {"type": "string"},
+                        "met": {"type": "boolean"},
+                    },
+                    "required": ["answer", "criterion", "reason", "met"],
+                    "additionalProperties": False,
+                },
+            }
+        },
+        "required": ["marks"],
         "additionalProperties": False,
     },
 )
@@ -57,6 +82,28 @@ def correction(text: str) -> tuple[str, str] | None:
     fenced = _FENCE.findall(text)
     answer = (fenced[0] if len(fenced) == 1 else text).strip()
     return (answer, "") if answer else None
+
+
+def marks(text: str, *, answers: int, criteria: int) -> list[tuple[Mark, ...] | None]:
+    """For each answer its marks by the criteria; None where one is missing, or given twice and not the same."""
+    found = _object(text)
+    rows: object = found.get("marks") if found is not None else None
+    met: dict[tuple[int, int], Mark] = {}
+    unclear: set[int] = set()
+    for row in cast(list[Any], rows) if isinstance(rows, list) else []:
+        match row:
+            case {"answer": int() as answer, "criterion": int() as criterion, "met": bool() as yes}:
+                mark = Mark(met=yes, reason=str(row.get("reason", "")).strip())
+                if met.setdefault((answer, criterion), mark).met is not yes:
+                    unclear.add(answer)
+            case _:
+                return [None] * answers
+    return [
+        tuple(met[number, place] for place in range(1, criteria + 1))
+        if number not in unclear and all((number, place) in met for place in range(1, criteria + 1))
+        else None
+        for number in range(1, answers + 1)
+    ]
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -27,8 +27,9 @@ from bbdistill.teacher.faults import outcome_of, refuses_schema
 from bbdistill.teacher.ledger import Ledger
 from bbdistill.teacher.reply import read_reply
 from bbdistill.templates import Template, load_template
-from bbdistill.types import Abstain, Demonstration, Fix, Judgement, Message, Preference, Prompt, TeacherReply, Tie
+from bbdistill.types import Abstain, Demonstration, Fix, Judgement, Mark, Message, Preference, Prompt, TeacherReply, Tie
 
+_TEMPLATES = ("demonstrate", "compare", "correct", "rubric")
 Input: TypeAlias = Prompt | Sequence[Message] | str
 
 
@@ -54,7 +55,7 @@ class Teacher:
         self._connection: Connection | None = None
         self.templates = templates
         self.ledger = Ledger()
-        self._templates = {name: load_template(name, templates) for name in ("demonstrate", "compare", "correct")}
+        self._templates = {name: load_template(name, templates) for name in _TEMPLATES}
         self._schema_form: SchemaForm | None = None
         self._probing = asyncio.Lock()
 
@@ -171,6 +172,26 @@ class Teacher:
         if found is None:
             return self._abstain(purpose, "unreadable correction")
         return Fix(text=found[0], reason=found[1])
+
+    async def rubric(
+        self, prompt: Input, answers: Sequence[str], criteria: Sequence[str], *, purpose: str = "evaluation"
+    ) -> list[tuple[Mark, ...] | Abstain]:
+        """Which criteria each answer meets: a mark for each, in the order given. All in one call.
+
+        The judge sees the answers numbered, in an order that depends on their text alone, and an equal one once.
+        """
+        prompt = as_prompt(prompt)
+        shown = sorted(set(answers), key=lambda answer: hashlib.sha256(answer.encode("utf-8", "replace")).digest())
+        variables = {"messages": prompt.messages, "answers": shown, "criteria": criteria}
+        template = self._templates["rubric"]
+        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.RUBRIC, purpose)
+        if isinstance(reply, Abstain):
+            return [reply for _ in answers]
+        found = dict(zip(shown, parse.marks(reply.text, answers=len(shown), criteria=len(criteria)), strict=True))
+        unreadable = Abstain(reason="unreadable marks")
+        if None in found.values():
+            self._abstain(purpose, unreadable.reason)
+        return [marks if (marks := found[answer]) is not None else unreadable for answer in answers]
 
     async def _winner(self, prompt: Prompt, a: str, b: str, purpose: str) -> str | Abstain:
         """The text that won when `a` was shown first."""

@@ -13,7 +13,7 @@ PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
-API_VERBS = {"collect", "doctor", "dryrun", "estimate", "starter"}
+API_VERBS = {"checks", "collect", "doctor", "dryrun", "estimate", "starter"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
     "collect": BOTTOM | {"task", "teacher", "recording"},
+    "checks": BOTTOM | {"task", "verify", "client", "teacher"},
     "estimate": BOTTOM | {"task", "objectives", "client", "teacher"},
     "dryrun": BOTTOM | {"task", "objectives", "estimate", "student"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},

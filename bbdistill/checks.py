@@ -1,0 +1,123 @@
+"""Holds a file of answers against a verifier: `bbdistill verify`. Needs no student, and a teacher only for a rubric."""
+
+import os
+import tomllib
+from collections.abc import Callable, Collection, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bbdistill import verify
+from bbdistill.client.loop import LoopThread
+from bbdistill.config import RunConfig, Settings, TeacherConfig
+from bbdistill.configfile import teacher_config
+from bbdistill.data import load_prompts
+from bbdistill.errors import ConfigError
+from bbdistill.task import resolve
+from bbdistill.teacher.teacher import Teacher
+from bbdistill.types import Abstain, Demonstration, Mark, Prompt, Verdict
+from bbdistill.verify.rubric import Ask
+
+ASKED_AT_ONCE = 16
+
+
+def verify_file(
+    answers: Path,
+    *,
+    config: Path | None = None,
+    specs: Sequence[str] = (),
+    reveal: bool = False,
+    judge: str | None = None,
+    base_url: str | None = None,
+    replay: str | None = None,
+    max_usd: float | None = None,
+    overrides: tuple[str, ...] = (),
+    skip_bad: bool = False,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Counts of passed, failed and not judged completions of a JSONL file; says what is wrong with each that fails.
+
+    `specs` are verifiers as in a config, a table written as `{ use = "...", ... }`; without any, the config's are used.
+    `judge` is the `provider:model` that a rubric asks; without one, the config's judge.
+    """
+    settings = Settings(overrides=overrides, max_usd=max_usd)
+    resolved = resolve(config, settings) if config is not None else None
+    chosen = [_spec(text) for text in specs] or _of_config(resolved)
+    reveal = reveal or (resolved is not None and resolved.task.reveal)
+    given = load_prompts(answers, skip_bad=skip_bad, answered=True).demonstrations.values()
+    if not verify.asks(chosen):
+        check = verify.load(chosen, base=Path(), reveal=reveal)
+        return _count(given, check, say, workers=os.cpu_count() or 1)
+    asked = _judge(resolved, judge, base_url, max_usd)
+    teacher = Teacher.from_config(asked, replay=replay, templates=resolved.task.templates if resolved else None)
+    with _asking(teacher) as ask:
+        check = verify.load(chosen, base=Path(), reveal=reveal, ask=ask)
+        return {**_count(given, check, say, workers=ASKED_AT_ONCE), "teacher": teacher.ledger.summary()}
+
+
+def _count(
+    given: Collection[Demonstration], check: verify.Verifier, say: Callable[[str], None], *, workers: int
+) -> dict[str, Any]:
+    counts = {"passed": 0, "failed": 0, "abstained": 0}
+    scores: list[float] = []
+
+    def judged(row: Demonstration) -> Verdict | Abstain:
+        return check(row.prompt, row.completion)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            verdicts = pool.map(judged, given)
+            for row, verdict in zip(given, verdicts, strict=True):
+                match verdict:
+                    case Abstain(reason=reason):
+                        counts["abstained"] += 1
+                        say(f"{row.prompt.id}: not judged: {reason}")
+                    case Verdict(score=score, passed=passed, feedback=feedback):
+                        scores.append(score)
+                        counts["passed" if passed else "failed"] += 1
+                        if not passed:
+                            say(f"{row.prompt.id}: {feedback}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {**counts, "score": sum(scores) / len(scores) if scores else None}
+
+
+@contextmanager
+def _asking(teacher: Teacher) -> Generator[Ask]:
+    """The teacher as a rubric asks it: from any thread, waiting for the answer."""
+    loop = LoopThread()
+
+    def ask(prompt: Prompt, answer: str, criteria: Sequence[str]) -> Sequence[Mark] | Abstain:
+        return loop.run(teacher.rubric(prompt, [answer], criteria))[0]
+
+    try:
+        loop.run(teacher.__aenter__())
+        yield ask
+        loop.run(teacher.__aexit__())
+    finally:
+        loop.close()
+
+
+def _spec(text: str) -> verify.Spec:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return tomllib.loads(f"spec = {text}")["spec"]
+    except tomllib.TOMLDecodeError as fault:
+        raise ConfigError(f'--verifier {text}: not a TOML table such as {{ use = "fields" }}: {fault}') from None
+
+
+def _of_config(config: RunConfig | None) -> verify.Spec | Sequence[verify.Spec]:
+    if config is None:
+        raise ConfigError("nothing to verify with: give the TOML file of a task, or `--verifier SPEC`")
+    return config.task.verifier or ()
+
+
+def _judge(config: RunConfig | None, judge: str | None, base_url: str | None, max_usd: float | None) -> TeacherConfig:
+    if judge is not None:
+        return teacher_config(model=judge, base_url=base_url, max_usd=max_usd)
+    if config is None:
+        raise ConfigError("a rubric is judged by a hosted model: name it with `--teacher provider:model`")
+    return config.judge_config
