@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 
+Recipe = Literal["sft", "gad", "best_of_n", "isft", "rgt", "process"]
 CacheMode = Literal["auto", "record", "replay", "off"]
 Config = Annotated[Path, typer.Argument(help="TOML file of the task.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override one key: --set train.steps=5", metavar="A.B=V")]
@@ -48,7 +49,7 @@ def init(
     teacher: Annotated[str, typer.Option(help="provider:model")] = "openai:gpt-5.6",
     base_url: Annotated[str | None, typer.Option(help="Another OpenAI-compatible server.")] = None,
     student: Annotated[str, typer.Option(help="Hub id or directory.")] = "HuggingFaceTB/SmolLM2-135M-Instruct",
-    recipe: Annotated[Literal["sft", "gad"], typer.Option(help="Training recipe.")] = "gad",
+    recipe: Annotated[Recipe, typer.Option(help="Training recipe.")] = "gad",
 ) -> None:
     """Write a commented task.toml that fits your data."""
     from bbdistill.starter import write_task

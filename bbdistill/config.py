@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import address_secret
 
-Recipe = Literal["sft", "gad"]
+Recipe = Literal["sft", "gad", "best_of_n", "isft", "rgt", "process"]
 CacheMode = Literal["auto", "record", "replay", "off"]
 VERIFIERS_WITH_A_FILE = ("json_schema", "retrieval", "rubric")
 VERIFIERS = ("json_schema", "fields", "exact", "contains", "regex", "math", "python_tests", "retrieval", "rubric")
@@ -146,6 +146,10 @@ class TaskConfig(Section):
     """`name` or `name:FILE`, a table with `use = "name"`, `weight`, `gate` and its options, or a list of these."""
     reveal: bool = False
     """Whether feedback may name the expected value; off, the teacher is told only which part is wrong and why."""
+    near_duplicates: Literal["report", "remove"] = "report"
+    """What is done with training prompts that say almost the same as another one; equal ones are always removed."""
+    allow_contamination: bool = False
+    """Whether a test prompt may also stand in the training prompts."""
     templates: Path | None = None
     """Directory whose `*.md` replace the shipped teacher prompts of the same name."""
 
@@ -163,14 +167,18 @@ class TaskConfig(Section):
 
 class TrainConfig(Section):
     steps: int = Field(20, ge=1)
-    """Steps of the recipe's own loop, after its warm-up."""
+    """Steps of the recipe's own loop, after its warm-up; of a recipe with rounds, updates in each round, at most."""
+    rounds: int = Field(2, ge=1)
+    """Of `best_of_n`, `isft`, `rgt`, `process`: gather answers worth imitating, imitate them, and again."""
+    prompts_per_round: int | None = Field(None, ge=1)
+    """Prompts that a round gathers answers to, each round the next ones; None = all."""
     prompts_per_step: int = Field(8, ge=1)
     group_size: int = Field(4, ge=1)
-    """Rollouts per prompt; advantages are centred within the group."""
+    """Rollouts per prompt; advantages are centred within the group. Of `best_of_n`: candidates per prompt."""
     lag: int = Field(0, ge=0, le=4)
     """Rollouts of step t come from the policy of step max(0, t - lag); 0 is strictly on-policy."""
     learning_rate: float = Field(5e-4, gt=0)
-    """Of supervised steps: `sft`, and the warm-up of `gad`."""
+    """Of supervised steps: all but those of `gad` after its warm-up."""
     policy_learning_rate: float = Field(5e-5, gt=0)
     """Of steps with a policy term."""
     sft_weight: float = Field(1.0, ge=0)
@@ -179,7 +187,7 @@ class TrainConfig(Section):
     """Weight of the penalty on moving away from the base model, nats per token; 0 = off."""
     max_grad_norm: float = Field(1.0, gt=0)
     warmup_max: int = Field(50, ge=0)
-    """Supervised warm-up steps of `gad`, at most; it ends earlier once validation stops improving."""
+    """Supervised warm-up steps, at most; the warm-up ends earlier once validation stops improving."""
     validate_every: int = Field(10, ge=1)
     """Warm-up steps between validations."""
     validate_policy_every: int = Field(2, ge=1)
@@ -199,6 +207,12 @@ class DiscriminatorConfig(Section):
 
 
 class FeedbackConfig(Section):
+    demonstrations: bool = True
+    """Whether the teacher is asked for the demonstrations that did not come with the data; off, those must do."""
+    candidates_from: Literal["teacher", "student"] = "teacher"
+    """Who writes the candidates of `best_of_n`."""
+    revisions: int = Field(3, ge=1, le=10)
+    """Of `isft`, `rgt`, `process`: how often the teacher edits one answer before it is set aside."""
     preferences: int = Field(8, ge=0)
     """Pairs of rollouts asked per policy step; each costs two calls, one per order."""
     corrections: int = Field(8, ge=0)
@@ -217,6 +231,12 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     discriminator: DiscriminatorConfig = DiscriminatorConfig()  # pyright: ignore[reportCallIssue]
     feedback: FeedbackConfig = FeedbackConfig()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> Self:
+        if self.recipe == "best_of_n" and self.feedback.candidates_from == "teacher" and self.teacher.temperature == 0:
+            raise ValueError("`teacher.temperature = 0` makes all candidates alike; raise it, or leave it out")
+        return self
 
     def require_student(self) -> StudentConfig:
         """The `[student]` table, which collecting needs not and training does."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bbdistill.errors import ConfigError
-from bbdistill.types import Correction, Demonstration, Message, Preference, Prompt, Rollout
+from bbdistill.types import Correction, Demonstration, Message, Preference, Prompt, Rollout, SetAside, SFTExample
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 OWN_KEYS = ("id", "prompt", "messages", "reference", "completion")
@@ -32,6 +32,9 @@ class Dataset:
     prompts: tuple[Prompt, ...]
     demonstrations: Mapping[str, Demonstration]
     skipped: int
+    """Bad lines that were left out."""
+    duplicates: int = 0
+    """Lines without an id whose conversation stood there already; what they know besides is kept."""
 
 
 class _BadLine(ValueError):
@@ -44,9 +47,9 @@ def load_prompts(path: Path, *, skip_bad: bool = False, answered: bool = False) 
     With `answered` there must be completions, and a line where that key seems misspelt is a bad one.
     """
     prompts: dict[str, Prompt] = {}
-    demonstrations: dict[str, Demonstration] = {}
+    completions: dict[str, str] = {}
     first_seen: dict[str, int] = {}
-    skipped = 0
+    skipped = duplicates = 0
     # Not splitlines(): U+2028 and its like may stand inside a JSON string.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
@@ -56,21 +59,33 @@ def load_prompts(path: Path, *, skip_bad: bool = False, answered: bool = False) 
             hint = _meant("completion", prompt.meta) if answered and completion is None else ""
             if hint:
                 raise _BadLine(f"has no `completion`{hint}")
-            if prompt.id in prompts:
+            known = prompts.get(prompt.id)
+            if known is not None and prompt.id != _id(None, prompt.messages):
                 raise _BadLine(f"has the id `{prompt.id}` of line {first_seen[prompt.id]}; ids must differ")
         except _BadLine as fault:
             if not skip_bad:
                 raise ConfigError(f"`{path}` line {number} {fault} (or leave such lines out with --skip-bad)") from None
             skipped += 1
             continue
-        prompts[prompt.id], first_seen[prompt.id] = prompt, number
+        duplicates += known is not None
+        if known is None or known.reference is None:
+            prompts[prompt.id] = prompt
+        first_seen.setdefault(prompt.id, number)
         if completion is not None:
-            demonstrations[prompt.id] = Demonstration(prompt=prompt, completion=completion, source="data")
+            completions.setdefault(prompt.id, completion)
     if not prompts:
         raise ConfigError(f"`{path}` has no usable line; expected one JSON object a line, with `prompt` or `messages`")
-    if answered and not demonstrations:
+    if answered and not completions:
         raise ConfigError(f"`{path}` has no line with a `completion`; expected a prompt and its answer on each line")
-    return Dataset(prompts=tuple(prompts.values()), demonstrations=demonstrations, skipped=skipped)
+    return Dataset(
+        prompts=tuple(prompts.values()),
+        demonstrations={
+            name: Demonstration(prompt=prompts[name], completion=text, source="data")
+            for name, text in completions.items()
+        },
+        skipped=skipped,
+        duplicates=duplicates,
+    )
 
 
 def split(prompts: Sequence[Prompt], *, validation: int, seed: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
@@ -115,7 +130,7 @@ def write_preferences(path: Path, rows: Iterable[Preference]) -> None:
 
 
 def write_corrections(path: Path, rows: Iterable[Correction]) -> None:
-    """id, prompt, completion (corrected), original, reason, accepted_by."""
+    """id, prompt, completion (corrected), original, reason, accepted_by, revisions, refused (why not)."""
     _write(
         path,
         (
@@ -125,6 +140,8 @@ def write_corrections(path: Path, rows: Iterable[Correction]) -> None:
                 "original": c.rollout.completion,
                 "reason": c.reason,
                 "accepted_by": c.accepted_by,
+                "revisions": c.revisions,
+                "refused": c.refused,
             }
             for c in rows
         ),
@@ -144,6 +161,31 @@ def write_rollouts(path: Path, rows: Iterable[Rollout]) -> None:
                 "stop_reason": r.stop_reason,
             }
             for r in rows
+        ),
+    )
+
+
+def write_lessons(path: Path, rows: Iterable[SFTExample]) -> None:
+    """id, prompt, completion, strategy, region (characters of the completion that carry weight, or null)."""
+    _write(
+        path,
+        ({**_prompt(e.prompt), "completion": _said(e.text), "strategy": e.strategy, "region": e.region} for e in rows),
+    )
+
+
+def write_set_aside(path: Path, rows: Iterable[SetAside]) -> None:
+    """id, prompt, completion (the newest correction), original, reason, feedback."""
+    _write(
+        path,
+        (
+            {
+                **_prompt(each.rollout.prompt),
+                "completion": _said(each.text),
+                "original": each.rollout.completion,
+                "reason": each.reason,
+                "feedback": each.feedback,
+            }
+            for each in rows
         ),
     )
 

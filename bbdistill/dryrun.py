@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from bbdistill import care
 from bbdistill.config import RunConfig, Settings
 from bbdistill.estimate import estimate_task
-from bbdistill.objectives import stages
+from bbdistill.stages import stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.templates import load_template
 
@@ -17,13 +18,27 @@ def dry_run(path: Path, settings: Settings) -> Iterator[str]:
     """What a run of this config would do, as lines: the teacher's half is told before the student is looked at."""
     config = resolve(path, settings)
     task = load_task(config, skip_bad=settings.skip_bad)
+    planned = stages(config, [prompt.id for prompt in task.train], task.demonstrations)
     yield f"recipe {config.recipe}"
     yield f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts"
-    yield from (f"  stage {stage.name}: at most {stage.steps} steps" for stage in stages(config))
+    yield from _found(task)
+    yield from (f"  stage {stage.name}: at most {stage.steps} steps" for stage in planned)
     yield from _requests(config, task)
     yield "\nwhat it takes, at least and at most:"
     yield from estimate_task(config, task).text()
     yield from _template(config, task)
+
+
+def _found(task: Task) -> list[str]:
+    """What the data should not hold, where it does."""
+    counts = {
+        "training prompts stood there twice and are left out": task.duplicates,
+        "training prompts say almost the same as another one and are left out": task.near_left_out,
+        "training prompts say almost the same as another one": care.near_within(task.train),
+        "test prompts also stand in the training prompts": task.test_seen_in_train,
+        "test prompts say almost the same as a training prompt": care.near_between(task.train, task.test),
+    }
+    return [f"  {count} {what}" for what, count in counts.items() if count]
 
 
 def _requests(config: RunConfig, task: Task) -> list[str]:

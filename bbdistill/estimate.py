@@ -14,7 +14,7 @@ from bbdistill.client.bounds import BYTES_PER_TOKEN
 from bbdistill.client.prices import price
 from bbdistill.client.store import Store
 from bbdistill.config import RunConfig, Settings, TeacherConfig
-from bbdistill.objectives import Stage, prompts_used, stages
+from bbdistill.stages import Stage, prompts_used, stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.teacher.weigh import Scale, Weight
 from bbdistill.types import Abstain, Prompt, Purpose, Usage
@@ -123,21 +123,26 @@ class _Estimator:
         self._scale = Scale(config.teacher, templates=config.task.templates)
         self._judge = Scale(config.judge_config, templates=config.task.templates)
         self._seen: set[str] = set()
+        self._stages = stages(config, [prompt.id for prompt in task.train], task.demonstrations)
 
     async def lines(self) -> list[Line]:
-        asked = self._line("demonstrations", [await self._answers(self._demonstrated())])
-        evaluated = self._line("evaluation", [await self._answers(self._evaluated())])
-        policy = [stage for stage in stages(self._config) if stage.policy_weight > 0]
-        feedback = await self._feedback(policy) if self._config.student is not None and policy else []
-        return [asked, *feedback, evaluated]
+        asked = self._line("demonstrations", [await self._answers(self._demonstrated() + self._candidates())])
+        evaluated = self._line("evaluation", [await self._answers([(prompt, 0) for prompt in self._evaluated()])])
+        if self._config.student is None:
+            return [asked, evaluated]
+        policy = [stage for stage in self._stages if stage.policy_weight > 0]
+        rounds = [stage for stage in self._stages if stage.gathers == "corrections"]
+        feedback = await self._feedback(policy) if policy else []
+        revised = [await self._revised(rounds)] if rounds else []
+        return [asked, *feedback, *revised, evaluated]
 
     async def _feedback(self, policy: Sequence[Stage]) -> list[Line]:
         """What is asked about the student's own answers."""
         train = self._config.train
         most = train.prompts_per_step * train.group_size
-        mends = sum(stage.steps * min(stage.corrections, most) for stage in policy)
+        mends = sum(stage.steps * min(stage.corrections or 0, most) for stage in policy)
         # At least one text of each prompt can be corrected; texts that are all alike leave nothing to compare.
-        surely = sum(stage.steps * min(stage.corrections, train.prompts_per_step) for stage in policy)
+        surely = sum(stage.steps * min(stage.corrections or 0, train.prompts_per_step) for stage in policy)
         pairs = sum(stage.steps * stage.preferences for stage in policy)
         compare, correct = await self._comparing(), await self._correcting()
         return [
@@ -146,15 +151,38 @@ class _Estimator:
             self._line("corrections", [_many(correct, (surely, mends)), _many(compare, (0, 2 * mends))]),
         ]
 
-    def _demonstrated(self) -> list[Prompt]:
-        """Prompts whose answers are asked: those the stages use; without a student, all of the file."""
+    async def _revised(self, rounds: Sequence[Stage]) -> Line:
+        """What is asked to mend the drafts of all rounds: nothing where they pass, everything where none ever does."""
+        answer = self._task.verify
+        drafts = edits = surely = 0
+        for stage in rounds:
+            judged = [not isinstance(answer(self._task.prompt(name), ""), Abstain) for name in stage.ids]
+            drafts += len(judged)
+            edits += sum(stage.revising.limit if known else 1 for known in judged)
+            surely += judged.count(False)  # where nothing can judge a draft, the teacher is asked about it
+        how, correct = rounds[0].revising, await self._correcting()
+        parts = [_many(correct, (0 if how.quoted else surely, edits)), _many(await self._comparing(), (0, 2 * drafts))]
+        if how.quoted:
+            parts.append(_many(await self._criticising(), (surely, edits)))
+        if how.strategy:
+            parts.append(_many(await self._strategising(how.limit), (0, drafts)))
+        return self._line("corrections", parts)
+
+    def _demonstrated(self) -> list[tuple[Prompt, int]]:
+        """Prompts and samples that are asked: those the stages use; without a student, the whole file."""
         task, config = self._task, self._config
         if config.student is None:
             prompts = task.train if config.task.validation else (*task.train, *task.validation)
         else:
-            used = prompts_used(stages(config), config.train, [prompt.id for prompt in task.train])
-            prompts = [task.prompt(prompt_id) for prompt_id in used]
-        return [prompt for prompt in prompts if prompt.id not in task.demonstrations]
+            prompts = [task.prompt(prompt_id) for prompt_id in prompts_used(self._stages, config.train.seed)]
+        return [(prompt, 0) for prompt in prompts if prompt.id not in task.demonstrations]
+
+    def _candidates(self) -> list[tuple[Prompt, int]]:
+        """The same for the candidates that a round asks for; a later round asks nothing new."""
+        if self._config.student is None:
+            return []
+        asked = {(name, each): None for stage in self._stages for name in stage.ids for each in range(stage.candidates)}
+        return [(self._task.prompt(name), sample) for name, sample in asked]
 
     def _evaluated(self) -> list[Prompt]:
         """The test prompts, and those of the validation where no verifier can judge a student's answers."""
@@ -162,9 +190,10 @@ class _Estimator:
         judged = any(not isinstance(task.verify(prompt, ""), Abstain) for prompt in task.validation)
         return [*task.test, *(() if judged or self._config.student is None else task.validation)]
 
-    async def _answers(self, prompts: Sequence[Prompt]) -> _Batch:
-        """One call for each prompt; a request that was asked before, in this run or another, is in the store."""
-        weights = [await self._scale.weigh(self._scale.teacher.demonstrate(prompt)) for prompt in prompts]
+    async def _answers(self, asked: Sequence[tuple[Prompt, int]]) -> _Batch:
+        """One call for each prompt and sample; a request that was asked before, in any run, is in the store."""
+        demonstrate = self._scale.teacher.demonstrate
+        weights = [await self._scale.weigh(demonstrate(prompt, sample=sample)) for prompt, sample in asked]
         fresh: list[Weight] = []
         for weight in weights:
             known = self._store is not None and self._store.find(weight.key, None) is not None
@@ -192,6 +221,19 @@ class _Estimator:
         teacher = self._scale.teacher
         low, high = [await self._scale.weigh(teacher.correct(prompt, "a")) for prompt in self._extremes()]
         return self._one(teacher.config, low, high.size + self._answer_bytes() + _FEEDBACK_BYTES)
+
+    async def _criticising(self) -> _Batch:
+        """One critique, likewise."""
+        teacher = self._scale.teacher
+        low, high = [await self._scale.weigh(teacher.critique(prompt, "a")) for prompt in self._extremes()]
+        return self._one(teacher.config, low, high.size + self._answer_bytes() + _FEEDBACK_BYTES)
+
+    async def _strategising(self, revisions: int) -> _Batch:
+        """One strategy, from what was said of each revision by the verifier and by the teacher."""
+        teacher = self._scale.teacher
+        low, high = [await self._scale.weigh(teacher.strategy(prompt, "a")) for prompt in self._extremes()]
+        remarks = revisions * (_FEEDBACK_BYTES + _ANSWER_BYTES_PER_TOKEN * teacher.config.max_tokens)
+        return self._one(teacher.config, low, high.size + remarks)
 
     def _one(self, asked: TeacherConfig, low: Weight, most: int) -> _Batch:
         return _Batch(

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bbdistill import evaluate
+from bbdistill import care, evaluate
 from bbdistill.config import RunConfig
 from bbdistill.configfile import parse_config
 from bbdistill.data import load_prompts
@@ -19,6 +19,7 @@ from bbdistill.setup import Run
 from bbdistill.state import TrainState
 from bbdistill.student.export import load_adapter, save_adapter
 from bbdistill.student.student import Student, open_student
+from bbdistill.student.tokenize import NO_STRATEGY
 from bbdistill.task import Verify, load_task
 from bbdistill.teacher.ask import demonstrations
 from bbdistill.teacher.terms import terms_of
@@ -51,11 +52,13 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, Answers]:
 
     found = {"teacher": evaluate.judge("teacher", prompts, taught, check), "base": measured("base", adapter=False)}
     student.load_adapter_state(state.sft)
-    found["sft"] = measured("sft", adapter=True)
+    student.tags = False  # strategies come after demonstrations
+    found["sft"] = measured("sft", adapter=True) if state.sft_step else replace(found["base"], name="sft")
     if state.best_step == state.sft_step:
         found["student"] = replace(found["sft"], name="student")
     else:
         student.load_adapter_state(state.best)
+        student.tags = state.best_tags
         found["student"] = measured("student", adapter=True)
     return found
 
@@ -78,7 +81,7 @@ def answers_of(
 def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict[str, Any]:
     """See `report.py` for the keys."""
     task, demonstrated = run.task, run.directory.demonstrations
-    everything = len(load_prompts(demonstrated).demonstrations)
+    everything = demonstrated.read_bytes().count(b"\n")
     return {
         "run": {
             "id": run.id,
@@ -88,6 +91,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "teacher": run.config.teacher.model,
             "judge": run.config.judge_config.model,
             "versions": versions(),
+            "answers_behind": NO_STRATEGY if run.student.tags else "",
         },
         "eval": {
             **{name: answers[name].summary() for name in MODELS},
@@ -101,6 +105,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "sft_step": state.sft_step,
             "validation_score": state.best_score,
         },
+        "lessons": state.tally.summary(),
         "data": {
             "train": len(task.train),
             "validation": len(task.validation),
@@ -109,8 +114,13 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "with_reference": sum(prompt.reference is not None for prompt in task.train),
             "demonstrations": everything,
             "demonstrations_used": state.demonstrations_used,
+            "demonstrations_too_long": state.demonstrations_too_long,
             "skipped": task.skipped,
+            "duplicates": task.duplicates,
+            "near_duplicates": care.near_within(task.train),
+            "near_left_out": task.near_left_out,
             "test_seen_in_train": task.test_seen_in_train,
+            "test_near_train": care.near_between(task.train, task.test),
         },
         "samples": [_sample(prompt, index, answers) for index, prompt in enumerate(task.test[:SAMPLES])],
     }

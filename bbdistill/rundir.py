@@ -4,6 +4,7 @@ runs/<name>/
   config.json  metrics.jsonl  report.json  report.md  adapter/
   checkpoints/step_000020/    what a resume needs; the newest one counts
   rollouts/ preferences/ corrections/ step_000020.jsonl   and demonstrations.jsonl: evidence, in TRL's columns
+  lessons/ set_aside/ step_000020.jsonl                   what a round found worth imitating, and what not, and why
 """
 
 import json
@@ -121,7 +122,7 @@ class RunDir:
         return self.path / "demonstrations.jsonl"
 
     def evidence(self, kind: str, step: int) -> Path:
-        """File of one step's rollouts, preferences or corrections."""
+        """File of one step's rollouts, preferences, corrections, lessons, or what was set aside."""
         folder = self.path / kind
         folder.mkdir(exist_ok=True)
         return folder / f"step_{step:06d}.jsonl"

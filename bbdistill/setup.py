@@ -12,11 +12,11 @@ from bbdistill.config import RunConfig, Settings
 from bbdistill.configfile import dump_config
 from bbdistill.errors import RunError, RunStopped
 from bbdistill.metrics import Note, OnEvent
-from bbdistill.objectives import Stage, stages
 from bbdistill.place import Place
 from bbdistill.plan import Plan
 from bbdistill.rundir import RunDir
-from bbdistill.student.discriminator import Discriminator
+from bbdistill.stages import Stage, stages
+from bbdistill.student.discriminator import Discriminator, NoDiscriminator
 from bbdistill.student.student import Student, open_student
 from bbdistill.task import Task
 from bbdistill.teacher.connect import connect
@@ -46,7 +46,7 @@ class Run:
     judge: Teacher
     """Who compares; the teacher itself where the config names no other."""
     student: Student
-    discriminator: Discriminator
+    discriminator: Discriminator | NoDiscriminator
     loop: LoopThread
     on_event: OnEvent
     stop: threading.Event
@@ -136,7 +136,7 @@ def open_run(
             directory=directory,
             replayed=connection.source if connection.replaying else None,
             task=task,
-            stages=stages(config),
+            stages=stages(config, [prompt.id for prompt in task.train], task.demonstrations),
             plan=Plan(store=connection.store, run=connection.source or place.run, replaying=connection.replaying),
             teacher=teacher,
             judge=judge,

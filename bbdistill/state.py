@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from bbdistill.objectives import Stage
+from bbdistill.lessons import Gathered, Tally
 from bbdistill.setup import Run
+from bbdistill.stages import Stage
 from bbdistill.student import checkpoint
+from bbdistill.student.student import Student
 from bbdistill.teacher.ask import Feedback
+from bbdistill.types import Prompt, SFTExample
 
 AdapterState = Mapping[str, Tensor]
 KEPT = 2
@@ -43,6 +46,12 @@ class TrainState:
     sft_step: int = 0
     demonstrations_used: int = 0
     counts: Counts = field(default_factory=Counts)
+    demonstrations_too_long: int = 0
+    tally: Tally = field(default_factory=Tally)
+    gathered: dict[str, tuple[SFTExample, ...]] = field(default_factory=dict[str, tuple[SFTExample, ...]])
+    """What the stage that gathers has found for the next one, by prompt id."""
+    best_tags: bool = False
+    """Whether the best student answers behind empty strategy tags."""
     best: AdapterState = field(default_factory=dict[str, Tensor])
     sft: AdapterState = field(default_factory=dict[str, Tensor])
 
@@ -58,25 +67,35 @@ class TrainState:
         self.counts.corrections += len(feedback.corrections)
         self.counts.corrections_accepted += len(feedback.accepted)
 
-    def validated(self, score: float, adapter: AdapterState) -> None:
+    def gather(self, found: Gathered) -> None:
+        """Keeps what is to be imitated in the next stage."""
+        self.tally.add(found.tally)
+        self.gathered |= found.lessons
+
+    def validated(self, score: float, student: Student) -> None:
         """Remembers the best student; of equals the later, which has seen more."""
         self.validations.append(score)
         if self.best_score is None or score >= self.best_score:
-            self.best_score, self.best_step, self.best = score, self.step, adapter
+            self.best_score, self.best_step = score, self.step
+            self.best, self.best_tags = student.adapter_state(), student.tags
 
     def stage_over(self, stage: Stage) -> bool:
-        """All steps done, or no new best in the last `patience` validations."""
-        if self.stage_step >= stage.steps:
+        """All steps done, nothing to imitate, or no new best in the last `patience` validations."""
+        if self.stage_step >= stage.steps or (stage.lessons == "gathered" and not self.gathered):
             return True
         scores = self.validations
         return bool(stage.patience and len(scores) > stage.patience and max(scores) > max(scores[-stage.patience :]))
 
     def close(self, stage: Stage, run: Run) -> None:
         """Ends a stage. A supervised one leaves the state that later stages must beat."""
-        if stage.policy_weight == 0:
+        if stage.supervised:
             self.sft, self.sft_step = run.student.adapter_state(), self.step
             if run.stages[-1] is not stage:
                 self.best_score, self.best_step, self.best = self.validations[-1], self.step, self.sft
+        if stage.gathers and not self.gathered:
+            run.note(f"{stage.name} found nothing worth imitating; see `{run.directory.path / 'set_aside'}`")
+        if stage.lessons == "gathered":
+            self.gathered = {}  # the next round learns from the student as it then is
         self.stage, self.stage_step, self.validations = self.stage + 1, 0, []
         self.save(run)
 
@@ -85,8 +104,12 @@ class TrainState:
 
         `ledger` is what it held after the last whole step, where it has gone on since.
         """
-        position = asdict(replace(self, best={}, sft={}))
+        position = asdict(replace(self, gathered={}, best={}, sft={}))
         del position["best"], position["sft"]
+        position["gathered"] = {
+            name: [{"text": e.text, "region": e.region, "strategy": e.strategy} for e in examples]
+            for name, examples in self.gathered.items()
+        }
         tensors = {
             "student": run.student.state(),
             "discriminator": run.discriminator.state(),
@@ -100,14 +123,26 @@ class TrainState:
 
     @classmethod
     def load(cls, run: Run) -> "TrainState":
-        """The newest checkpoint, put back into the run's objects; a fresh state where there is none."""
+        """The newest checkpoint, put back into the run's objects; a fresh state where there is none.
+
+        Without a supervised stage, what "SFT-only" means is the student as it starts.
+        """
         found = run.directory.checkpoints()
         if not found:
-            return cls()
+            return cls(sft=run.student.adapter_state())
         tensors, facts = checkpoint.load(found[-1])
         run.student.load_state(tensors["student"])
         run.discriminator.load_state(tensors["discriminator"])
         run.teacher.ledger.restore(facts["ledger"])
         position: dict[str, Any] = facts["state"]
-        counts = Counts(**position.pop("counts"))
-        return cls(**position, counts=counts, best=tensors["best"], sft=tensors["sft"])
+        counts, tally = Counts(**position.pop("counts")), Tally(**position.pop("tally"))
+        gathered = {
+            name: tuple(_example(run.task.prompt(name), row) for row in rows)
+            for name, rows in position.pop("gathered").items()
+        }
+        return cls(**position, counts=counts, tally=tally, gathered=gathered, best=tensors["best"], sft=tensors["sft"])
+
+
+def _example(prompt: Prompt, row: Mapping[str, Any]) -> SFTExample:
+    region = None if row["region"] is None else (row["region"][0], row["region"][1])
+    return SFTExample(prompt=prompt, text=row["text"], region=region, strategy=row["strategy"])

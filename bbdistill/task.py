@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from bbdistill import verify
+from bbdistill import care, verify
 from bbdistill.config import RunConfig, Settings
 from bbdistill.configfile import load_config
 from bbdistill.data import load_prompts, split
@@ -27,6 +27,10 @@ class Task:
     verify: Verify
     skipped: int
     """Bad lines that were left out."""
+    duplicates: int
+    """Training prompts that stood there already and were left out."""
+    near_left_out: int
+    """The same of prompts that said almost what an earlier one says; 0 where that is not asked for."""
     test_is_validation: bool
     prompts_file: Path
 
@@ -42,9 +46,10 @@ class Task:
 
     @property
     def test_seen_in_train(self) -> int:
-        """Test prompts whose conversation also stands in the training prompts."""
-        known = {repr(prompt.messages) for prompt in self.train}
-        return sum(repr(prompt.messages) in known for prompt in self.test)
+        """Test prompts whose conversation the run also sees: to train on, or to choose the best student by."""
+        seen = self.train if self.test_is_validation else (*self.train, *self.validation)
+        known = {care.conversation(prompt) for prompt in seen}
+        return sum(care.conversation(prompt) in known for prompt in self.test)
 
 
 def resolve(given: str | Path | RunConfig, settings: Settings) -> RunConfig:
@@ -60,28 +65,39 @@ def load_task(config: RunConfig, *, skip_bad: bool = False) -> Task:
     task = config.task
     dataset = load_prompts(task.prompts, skip_bad=skip_bad)
     skipped = dataset.skipped
+    once = care.distinct(dataset.prompts, dataset.demonstrations)
+    prompts = care.without_near(once) if task.near_duplicates == "remove" else once
     if task.validation is not None:
         held = load_prompts(task.validation, skip_bad=skip_bad)
-        train, validation, skipped = dataset.prompts, held.prompts, skipped + held.skipped
+        train, validation, skipped = prompts, held.prompts, skipped + held.skipped
     else:
-        size = min(task.validation_size, max(1, len(dataset.prompts) // 5))
-        train, validation = split(dataset.prompts, validation=size, seed=config.train.seed)
+        size = min(task.validation_size, max(1, len(prompts) // 5))
+        train, validation = split(prompts, validation=size, seed=config.train.seed)
     if not train:
         raise ConfigError(f"`{task.prompts}` has too few prompts: one is needed to train on and one to validate on")
     test = validation
     if task.test is not None:
         held = load_prompts(task.test, skip_bad=skip_bad)
         test, skipped = held.prompts, skipped + held.skipped
-    return Task(
+    loaded = Task(
         train=train,
         validation=validation,
         test=test,
         demonstrations=dataset.demonstrations,
         verify=load_verifier(config),
         skipped=skipped,
+        duplicates=dataset.duplicates + len(dataset.prompts) - len(once),
+        near_left_out=len(once) - len(prompts),
         test_is_validation=task.test is None,
         prompts_file=task.prompts,
     )
+    if loaded.test_seen_in_train and not task.allow_contamination:
+        raise ConfigError(
+            f"{loaded.test_seen_in_train} of the {len(test)} test prompts in `{task.test}` also stand in the training "
+            f"prompts in `{task.prompts}`, so a score on them says nothing; take them out of one of the files, or set "
+            "`task.allow_contamination = true`"
+        )
+    return loaded
 
 
 def load_verifier(config: RunConfig) -> Verify:

@@ -15,22 +15,23 @@ from dataclasses import dataclass
 from bbdistill import data
 from bbdistill.errors import RunError, RunStopped
 from bbdistill.evaluate import mean, score
+from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
+    Lessons,
     Pair,
     Spot,
-    Stage,
+    as_lessons,
     choose_corrections,
     choose_pairs,
-    epochs,
     policy_batch,
-    prompts_used,
     ranked_pairs,
     sft_batch,
     trustworthy,
 )
 from bbdistill.rewards import Rewards, reward, reward_metrics
 from bbdistill.setup import Run
+from bbdistill.stages import Stage, prompts_used, step_prompts
 from bbdistill.state import TrainState
 from bbdistill.teacher.ask import Feedback, Questions, ask
 from bbdistill.teacher.ask import demonstrations as ask_demonstrations
@@ -53,6 +54,7 @@ class Trainer:
 
     def __init__(self, run: Run, state: TrainState, demonstrations: dict[str, Demonstration]) -> None:
         self.run, self.state, self.demonstrations = run, state, demonstrations
+        self._demonstrated = as_lessons(demonstrations.values())
         self._metrics_file = MetricsFile(run.directory.metrics, after_step=state.step)
         self._ahead: dict[int, Sampled] = {}
         self._ledger = run.teacher.ledger.state()
@@ -91,27 +93,47 @@ class Trainer:
         rewards = self._rewards(sampled)
         metrics = run.student.update(
             policy_batch(sampled.rollouts, rewards, stage.policy_weight),
-            sft_batch(sampled.prompts, self.demonstrations, feedback.accepted),
+            sft_batch(sampled.prompts, self._lessons(stage), feedback.accepted, stage),
             learning_rate=rate,
         )
         metrics |= run.discriminator.update(
             ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
         )
+        metrics |= self._gather(stage, sampled, feedback)
         self._keep(sampled, feedback)
         return metrics | reward_metrics(rewards)
 
+    def _lessons(self, stage: Stage) -> Lessons:
+        """What the stage imitates."""
+        match stage.lessons:
+            case "demonstrations":
+                return self._demonstrated
+            case "gathered":
+                return self.state.gathered
+            case None:
+                return {}
+
     def _sampled(self, stage: Stage) -> Sampled:
         """This step's rollouts; with a lag, those of the next steps are drawn and asked about before it."""
-        first, last = self.state.stage_step, min(self.state.stage_step + self.run.config.train.lag, stage.steps - 1)
-        for ahead in range(first, last + 1):
+        first = self.state.stage_step
+        lag = self.run.config.train.lag if stage.group_size else 0  # what is only imitated is not worth a wait
+        for ahead in range(first, min(first + lag, stage.steps - 1) + 1):
             if ahead not in self._ahead:
-                self._ahead[ahead] = self._sample(stage, self.state.step + ahead - first)
+                self._ahead[ahead] = self._sample(stage, self.state.step + ahead - first, ahead)
         return self._ahead.pop(first)
 
-    def _sample(self, stage: Stage, step: int) -> Sampled:
+    def _sample(self, stage: Stage, step: int, stage_step: int) -> Sampled:
         """Prompts, rollouts and questions of one step, each committed before it is acted on."""
-        run = self.run
-        chosen = run.plan.decide(step, "prompts", lambda: {"stage": stage.name, "prompts": self._prompt_ids(step)})
+        run, gathered = self.run, self.state.gathered
+        seed = run.config.train.seed
+        chosen = run.plan.decide(
+            step,
+            "prompts",
+            lambda: {
+                "stage": stage.name,
+                "prompts": step_prompts(stage, gathered, step=step, stage_step=stage_step, seed=seed),
+            },
+        )
         prompts = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"]]
         rollouts = run.plan.rollouts(
             step, prompts, stage.group_size, lambda: run.student.sample(prompts, group_size=stage.group_size, step=step)
@@ -132,16 +154,12 @@ class Trainer:
         questions = Questions(
             pairs=tuple((rollouts[p][i], rollouts[p][j]) for p, i, j in pairs),
             corrections=tuple((rollouts[p][i], verdicts[p][i]) for p, i in spots),
+            revising=stage.revising,
+            candidates=tuple(prompts) if stage.candidates else (),
+            per_prompt=stage.candidates,
         )
         answers = run.submit(ask(run.teacher, run.judge, questions, run.task.verify))
         return Sampled(prompts=prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
-
-    def _prompt_ids(self, step: int) -> list[str]:
-        """The training prompts in a new seeded order each epoch, without end; a step takes the next few."""
-        train = self.run.config.train
-        ids = [prompt.id for prompt in self.run.task.train]
-        first = step * train.prompts_per_step
-        return epochs(ids, train.seed, first, first + train.prompts_per_step)
 
     def _rewards(self, sampled: Sampled) -> Rewards:
         weights = self.run.config.discriminator
@@ -152,6 +170,32 @@ class Trainer:
             discriminator_weight=weights.reward_weight,
             verifier_weight=weights.verifier_weight,
         )
+
+    def _gather(self, stage: Stage, sampled: Sampled, feedback: Feedback) -> dict[str, float]:
+        """Keeps what the step found worth imitating for the stage after it; its metrics."""
+        run = self.run
+        match stage.gathers:
+            case None:
+                return {}
+            case "corrections":
+                found = from_corrections(
+                    sampled.rollouts, sampled.verdicts, feedback, fits=run.student.fits, nll=run.student.nll
+                )
+            case "candidates":
+                found = self._best_candidates(sampled, feedback)
+        self.state.gather(found)
+        step = self.state.step + 1
+        data.write_lessons(run.directory.evidence("lessons", step), itertools.chain(*found.lessons.values()))
+        data.write_set_aside(run.directory.evidence("set_aside", step), found.set_aside)
+        return found.tally.metrics(run.config.recipe)
+
+    def _best_candidates(self, sampled: Sampled, feedback: Feedback) -> Gathered:
+        run = self.run
+        seen = sum(map(len, (*sampled.rollouts, *feedback.candidates)))
+        sound_P = [*own_candidates(sampled.rollouts, sampled.verdicts), *taught(feedback.candidates, run.task.verify)]
+        candidates_P = [[each for each in sound if run.student.fits(each.prompt, each.text)] for sound in sound_P]
+        decided = run.plan.decide(self.state.step, "kept", lambda: {"kept": choose(candidates_P, run.student.nll)})
+        return from_candidates(candidates_P, decided["kept"], seen=seen)
 
     def _keep(self, sampled: Sampled, feedback: Feedback) -> None:
         """Evidence of the step for people, and its counts."""
@@ -176,12 +220,13 @@ class Trainer:
                 metrics=metrics,
             )
         )
+        self.run.check_abstentions("demonstrations")
         self.run.check_abstentions("preferences", "corrections")
 
     def _validate(self, stage: Stage) -> None:
         """Scores the student on the validation prompts; a recorded score is taken as it was decided."""
         decided = self.run.plan.decide(self.state.step, "validation", lambda: {"score": self._validation_score()})
-        self.state.validated(decided["score"], self.run.student.adapter_state())
+        self.state.validated(decided["score"], self.run.student)
         self.run.note(f"{stage.name} step {self.state.stage_step}: validation score {decided['score']:.3f}")
 
     def _validation_score(self) -> float:
@@ -199,16 +244,23 @@ class Trainer:
 
 def train(run: Run) -> TrainState:
     """Collects the demonstrations a run needs, then trains to the end, from its newest checkpoint if it has one."""
-    demonstrations = collect_demonstrations(run)
+    found = collect_demonstrations(run)
+    demonstrations = {name: d for name, d in found.items() if run.student.fits(d.prompt, d.completion)}
     state = TrainState.load(run)  # after collecting: the checkpoint's ledger already counts those calls
     state.demonstrations_used = len(demonstrations)
+    state.demonstrations_too_long = len(found) - len(demonstrations)
+    if state.demonstrations_too_long:
+        longest = f"longer than `student.max_new_tokens` = {run.config.require_student().max_new_tokens} tokens"
+        run.note(f"{state.demonstrations_too_long} of {len(found)} demonstrations are {longest} and left out")
+        if not demonstrations:
+            raise RunError(f"every demonstration is {longest}, so there is nothing to imitate; raise it")
     Trainer(run, state, demonstrations).train()
     return state
 
 
 def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
     """The teacher's answer to every prompt the run will use, by prompt id, less those that the verifier refutes."""
-    used = prompts_used(run.stages, run.config.train, [p.id for p in run.task.train])
+    used = prompts_used(run.stages, run.config.train.seed)
     chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
     if run.plan.replaying:
         # A prompt that was changed: asking for it fails with the nearest recorded request and the difference.
@@ -230,7 +282,7 @@ def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
     found = [*(given[prompt_id] for prompt_id in chosen["prompts"] if prompt_id in given), *asked]
     data.write_demonstrations(run.directory.demonstrations, found)
     kept = trustworthy(found, run.task.verify)
-    if not kept:
+    if used and not kept:
         raise RunError(
             f"none of the {len(found)} demonstrations passes the verifier, so there is nothing to imitate; "
             f"see why with: {run.directory.command('verify', str(run.directory.demonstrations))}"

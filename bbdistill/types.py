@@ -91,6 +91,24 @@ class Correction:
     """What was told to be wrong: the verifier's feedback, or the teacher's own words."""
     accepted_by: Literal["verifier", "preference"] | None
     """Why it may be trained on; None = not accepted."""
+    revisions: int = 1
+    """How many edits it took, one after the other."""
+    refused: str = ""
+    """Why it may not be trained on; empty where it may."""
+    region: tuple[int, int] | None = None
+    """Characters of `text` that replace what was wrong; None = nobody marked them, and all of it counts."""
+    strategy: str = ""
+    """What was learned from being wrong, in a sentence; empty where nobody asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A draft that nothing was learned from, and why; `text` is the newest correction of it, or itself."""
+
+    rollout: Rollout
+    text: str
+    reason: str
+    feedback: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +117,30 @@ class Fix:
 
     text: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revising:
+    """How far the teacher goes with one answer."""
+
+    limit: int = 1
+    """Edits, one after the other; each later one sees the newest text and what the verifier says of it."""
+    quoted: bool = False
+    """Whether the teacher first quotes what is wrong; what stands before the quote must then stay as it is."""
+    strategy: bool = False
+    """Whether an accepted correction is followed by the strategy that would have avoided the mistake."""
+
+
+ONCE = Revising()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critique:
+    """Where an answer first goes wrong, as `Teacher.critique` found it."""
+
+    span: tuple[int, int] | None
+    """Characters of the answer that were quoted as wrong; None = nothing is wrong."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +188,10 @@ class SFTExample:
 
     prompt: Prompt
     text: str
+    region: tuple[int, int] | None = None
+    """Characters of `text` that carry weight: what comes before is context. None = all of it, and its end of turn."""
+    strategy: str = ""
+    """Said before the text, between strategy tags; empty = the text alone, without tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

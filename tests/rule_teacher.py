@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,12 +15,19 @@ from typing import Any
 
 
 class RuleTeacher:
-    """`asked` counts the answered requests by their body; `base_url` is where they go."""
+    """`asked` counts the answered requests by their body; `base_url` is where they go.
+
+    Of the numbers in `slips` its first correction is still wrong, of those in `hopeless` every one. With `varied` the
+    same training prompt gets four answers in turn, of which two are right.
+    """
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.keys: set[str] = set()
         self.delay_s = 0.0
+        self.slips: set[int] = set()
+        self.hopeless: set[int] = set()
+        self.varied = False
         lock = threading.Lock()
         teacher = self
 
@@ -32,9 +39,11 @@ class RuleTeacher:
                 teacher.keys.add(self.headers.get("authorization", ""))
                 if teacher.delay_s:
                     threading.Event().wait(teacher.delay_s)
-                body = json.dumps(completion(answer(json.loads(text)["messages"]))).encode()
                 with lock:
                     teacher.asked[text] += 1
+                    turn = teacher.asked[text] - 1 if teacher.varied else 0
+                said = answer(json.loads(text)["messages"], teacher.slips, teacher.hopeless, turn)
+                body = json.dumps(completion(said)).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
@@ -44,8 +53,11 @@ class RuleTeacher:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128  # with the usual 5, a burst of connections is reset now and then
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def start(self) -> None:
@@ -66,8 +78,10 @@ def rule_teacher() -> Iterator[RuleTeacher]:
         teacher.stop()
 
 
-def answer(messages: list[dict[str, str]]) -> str:
-    """What the teacher says: a demonstration, a verdict or a correction, told apart by what it is asked."""
+def answer(
+    messages: list[dict[str, str]], slips: Set[int] = frozenset(), hopeless: Set[int] = frozenset(), turn=0
+) -> str:
+    """What the teacher says: a demonstration, a verdict, a correction and so on, told apart by what it is asked."""
     system, asked = messages[0]["content"], messages[-1]["content"]
     number = re.findall(r"number (\d+)", asked)[0]
     right = json.dumps({"number": int(number)})
@@ -79,9 +93,19 @@ def answer(messages: list[dict[str, str]]) -> str:
         other = second[1] if second else asked.split("\nB: ")[1].splitlines()[0]
         better = min((shown, other), key=lambda text: (number not in text, len(text), text))
         return json.dumps({"reason": "rule", "winner": "A" if better == shown else "B"})
+    given = re.search(r"<answer>\n(.*?)\n</answer>", asked, re.DOTALL)
+    said = given[1].strip() if given else ""
     if "You correct an answer" in system:
+        if int(number) in hopeless or (int(number) in slips and not said.startswith('{"number"')):
+            right = json.dumps({"number": -2 if said == '{"number": -1}' else -1})
         return json.dumps({"reason": "rule", "corrected": right})
-    return right
+    if "first goes wrong" in system:
+        shared = next((i for i, (a, b) in enumerate(zip(said, right, strict=False)) if a != b), 0)
+        return json.dumps({"why": "rule", "verdict": "wrong", "quote": said[shared:]})
+    if "one short strategy" in system:
+        return json.dumps({"strategy": "Copy the number."})
+    wrong = json.dumps({"number": int(number) + 1})
+    return right if int(number) >= 100 else (right, right.replace(" ", ""), "no", wrong)[turn % 4]
 
 
 def completion(text: str) -> dict[str, Any]:

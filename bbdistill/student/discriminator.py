@@ -108,6 +108,24 @@ class Discriminator:
         return self._head(last_hidden(self._base.model, rows).float()).squeeze(1)
 
 
+class NoDiscriminator:
+    """Stands where a recipe has none: no answer is better than another, and there is nothing to learn."""
+
+    version = 0
+
+    def scores(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
+        return [[0.0] * len(group) for group in rollouts_P_G]
+
+    def update(self, pairs: Sequence[RankedPair]) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
 def _by_prompt(answers: Sequence[tuple[Prompt, str]]) -> list[list[tuple[Prompt, str]]]:
     """The distinct answers, grouped by prompt id, in order of first appearance."""
     groups: dict[str, dict[str, Prompt]] = {}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,8 @@ WEIGHTS, BASE = "adapter_model.safetensors", "base.json"
 def save_adapter(directory: Path, student: Student, *, card: str) -> None:
     """Writes the student's adapter with its tokenizer, chat template and `card` (README.md), replacing `directory`.
 
-    `PeftModel.from_pretrained` opens it as it is; base.json holds the name and weight hash of the base it belongs to.
+    `PeftModel.from_pretrained` opens it as it is; base.json holds the name and weight hash of the base it belongs to,
+    and whether it answers behind empty strategy tags, which the chat template saved here then asks for.
     """
     base, lora = student.base, student.adapters.config(POLICY)
     revision = None if Path(base.name).is_dir() else base.weight_hash
@@ -27,9 +29,9 @@ def save_adapter(directory: Path, student: Student, *, card: str) -> None:
     with whole_directory(directory) as new:
         save_file(student.adapter_state(), new / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(new))
-        base.chat.tokenizer.save_pretrained(new)
+        base.chat.save(new, tags=student.tags)
         (new / "README.md").write_text(card, encoding="utf-8")
-        facts = {"model": base.name, "weight_hash": base.weight_hash}
+        facts = {"model": base.name, "weight_hash": base.weight_hash, "tags": student.tags}
         (new / BASE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
@@ -37,6 +39,7 @@ def load_adapter(student: Student, directory: Path) -> None:
     """Puts a saved adapter on the student. RunError where it was trained on other weights."""
     _check_base(directory, student.base.name, student.base.weight_hash)
     student.load_adapter_state(load_file(directory / WEIGHTS))
+    student.tags = bool(_facts(directory).get("tags"))
 
 
 def merge(directory: Path, out: Path) -> None:
@@ -61,7 +64,7 @@ def _check_base(directory: Path, name: str, found: str) -> None:
         )
 
 
-def _facts(directory: Path) -> dict[str, str]:
+def _facts(directory: Path) -> dict[str, Any]:
     try:
         return json.loads((directory / BASE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:

@@ -14,7 +14,7 @@ from bbdistill.losses.policy import PolicyInputs, policy_loss
 from bbdistill.losses.sft import sft_loss
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import Batch, collate, completion_logprobs, micro_batches
-from bbdistill.student.discriminator import Discriminator
+from bbdistill.student.discriminator import Discriminator, NoDiscriminator
 from bbdistill.student.model import Base, load_base, load_chat
 from bbdistill.student.optimiser import Optimiser, merge_metrics
 from bbdistill.student.sample import Sampled, sample
@@ -25,10 +25,13 @@ POLICY = "policy"
 
 
 class Student:
-    """The adapter "policy" on the shared base, and its optimiser. `version` counts the updates so far."""
+    """The adapter "policy" on the shared base, and its optimiser. `version` counts the updates so far.
+
+    Once it was trained on strategies (`tags`) the student answers behind empty strategy tags; the base never does.
+    """
 
     def __init__(self, base: Base, adapters: Adapters, settings: StudentConfig, train: TrainConfig) -> None:
-        self.base, self.adapters, self.version = base, adapters, 0
+        self.base, self.adapters, self.version, self.tags = base, adapters, 0, False
         self._settings, self._train = settings, train
         self._optimiser = Optimiser("student", adapters.parameters(POLICY), max_grad_norm=train.max_grad_norm)
 
@@ -48,11 +51,11 @@ class Student:
         """One answer per prompt, greedy by default; without the adapter it is the base model's."""
         draws = [[random.Random(f"{self._train.seed}:answer:{prompt.id}")] for prompt in prompts]
         found = self._sample(prompts, draws, temperature=temperature, adapter=adapter)
-        return [self.base.chat.decode(group[0].token_ids) for group in found]
+        return [self.base.chat.answer(group[0].token_ids, tags=adapter and self.tags) for group in found]
 
     def nll(self, pairs: Sequence[tuple[Prompt, str]], *, adapter: bool = True) -> list[float]:
         """Mean nats per token of each text as a completion of its prompt, end-of-turn token included."""
-        rows = [self._row(prompt, text) for prompt, text in pairs]
+        rows = [self._row(prompt, text, tags=adapter and self.tags) for prompt, text in pairs]
         found = [0.0] * len(rows)
         with self.adapters.use(POLICY if adapter else None):
             for indices in micro_batches(self.base.model, [[row] for row in rows]):
@@ -61,6 +64,10 @@ class Student:
                 for index, row, mask in zip(indices, logprobs, batch.mask, strict=True):
                     found[index] = -masked_mean(row, mask).item()
         return found
+
+    def fits(self, prompt: Prompt, text: str) -> bool:
+        """Whether the student could say this within `student.max_new_tokens`."""
+        return len(self.base.chat.completion_ids(prompt.messages, text)) <= self._settings.max_new_tokens
 
     def update(
         self, policy: Sequence[PolicyExample], sft: Sequence[SFTExample], *, learning_rate: float
@@ -78,13 +85,14 @@ class Student:
         # Those without an advantage have no gradient and need no forward, but they count in the mean.
         tokens = sum(len(example.rollout.token_ids) for example in whole)
         references = self._references(batches)
-        shown = [self._row(example.prompt, example.text) for example in sft]
+        shown = [self._shown(example) for example in sft]
         with self.adapters.use(POLICY, train=True):
             metrics = self._policy_term(batches, references, tokens) | self._sft_term(shown)
         metrics["optim/grad_norm"] = self._optimiser.step(learning_rate)
         metrics["optim/lr"] = learning_rate
         metrics["optim/tokens"] = float(tokens + sum(len(row.completion) for row in shown))
         self.version += 1
+        self.tags = self.tags or any(example.strategy for example in sft)
         return metrics
 
     def adapter_state(self) -> dict[str, Tensor]:
@@ -96,16 +104,21 @@ class Student:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs: adapter, optimiser, version."""
-        return {"adapter": self.adapter_state(), "optimiser": self._optimiser.state(), "version": self.version}
+        return {
+            "adapter": self.adapter_state(),
+            "optimiser": self._optimiser.state(),
+            "version": self.version,
+            "tags": self.tags,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.load_adapter_state(state["adapter"])
         self._optimiser.load_state(state["optimiser"])
-        self.version = state["version"]
+        self.version, self.tags = state["version"], state["tags"]
 
     def _policy_batches(self, examples: Sequence[PolicyExample]) -> list[tuple[Batch, Tensor, Tensor]]:
         """Micro-batches: the batch, log-probs of the sampler (B, T), advantages (B,)."""
-        rows = [self._row(example.rollout.prompt, example.rollout.token_ids) for example in examples]
+        rows = [self._row(example.rollout.prompt, example.rollout.token_ids, tags=self.tags) for example in examples]
         found: list[tuple[Batch, Tensor, Tensor]] = []
         for indices in micro_batches(self.base.model, [[row] for row in rows]):
             batch = collate(self.base.model, [rows[index] for index in indices])
@@ -154,7 +167,8 @@ class Student:
     def _sample(
         self, prompts: Sequence[Prompt], draws: Sequence[Sequence[random.Random]], *, temperature: float, adapter: bool
     ) -> list[list[Sampled]]:
-        ids = [self.base.chat.prompt_ids(prompt.messages) for prompt in prompts]
+        tags = adapter and self.tags
+        ids = [self.base.chat.prompt_ids(prompt.messages, tags=tags) for prompt in prompts]
         longest = max((len(prompt) for prompt in ids), default=0) + self._settings.max_new_tokens
         if longest > self.base.context:
             raise ConfigError(
@@ -175,25 +189,43 @@ class Student:
         return Rollout(
             prompt=prompt,
             sample=index,
-            completion=self.base.chat.decode(sampled.token_ids),
+            completion=self.base.chat.answer(sampled.token_ids, tags=self.tags),
             token_ids=sampled.token_ids,
             logprobs=sampled.logprobs,
             policy_version=self.version,
             stop_reason=sampled.stop_reason,
         )
 
-    def _row(self, prompt: Prompt, said: str | Sequence[int]) -> Row:
+    def _row(self, prompt: Prompt, said: str | Sequence[int], *, tags: bool) -> Row:
         """A completion as text, or as the very tokens that were drawn."""
         chat = self.base.chat
         completion = chat.completion_ids(prompt.messages, said) if isinstance(said, str) else said
-        return Row(prompt=tuple(chat.prompt_ids(prompt.messages)), completion=tuple(completion))
+        return Row(prompt=tuple(chat.prompt_ids(prompt.messages, tags=tags)), completion=tuple(completion))
+
+    def _shown(self, example: SFTExample) -> Row:
+        """The tokens that carry weight as the completion, those before them as its prompt; what follows is no help."""
+        chat, messages = self.base.chat, example.prompt.messages
+        prompt = chat.prompt_ids(messages)
+        completion = chat.completion_ids(messages, example.text, strategy=example.strategy)
+        first, last = 0, len(completion)
+        if example.region is not None:
+            assert not example.strategy, "a region of an answer that comes behind a strategy"
+            first, last = chat.token_span(messages, example.text, example.region)
+        return Row(prompt=(*prompt, *completion[:first]), completion=tuple(completion[first:last]))
 
 
-def open_student(config: RunConfig) -> tuple[Student, Discriminator]:
-    """Loads the base once and puts both adapters on it."""
+def open_student(config: RunConfig) -> tuple[Student, Discriminator | NoDiscriminator]:
+    """Loads the base once and puts the adapters on it. Only `gad` has a discriminator."""
     settings, train = config.require_student(), config.train
     base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
+    if config.recipe == "process" and not base.chat.tokenizer.is_fast:
+        raise ConfigError(
+            f"the tokenizer of `{base.name}` cannot say which characters its tokens hold, which `process` needs to "
+            "weigh the corrected part alone; use a student with a fast tokenizer, or the recipe `isft`"
+        )
     adapters = Adapters(base, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed)
+    if config.recipe != "gad":
+        return Student(base, adapters, settings, train), NoDiscriminator()
     discriminator = Discriminator(
         base,
         adapters,

@@ -1,6 +1,8 @@
 """The only place that knows chat templates: messages and texts to token ids, and back."""
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -8,6 +10,12 @@ from bbdistill.errors import ConfigError
 from bbdistill.types import Message
 
 PROBE = ({"role": "user", "content": "a"},)
+NO_STRATEGY = "[THINK] [/THINK]\n"
+"""What a student that was trained on strategies answers behind (RGT, parsed.com 2025): the tags, with nothing inside.
+
+They are plain text: special tokens would need embeddings that no adapter trains.
+"""
+_STRATEGY = re.compile(r"\s*\[THINK\].*?\[/THINK\]\s?", re.DOTALL)
 
 
 class Chat:
@@ -32,12 +40,50 @@ class Chat:
         self.pad_id = padding if isinstance(padding, int) else min(self.eos_ids, default=0)
         self.completion_ids(PROBE, "b")
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The conversation and the generation prompt: what stands before the first completion token."""
-        return self._encode(self._render(messages, generation=True), special=True)
+    def prompt_ids(self, messages: Sequence[Message], *, tags: bool = False) -> list[int]:
+        """What stands before the first completion token: conversation, generation prompt, with `tags` empty ones."""
+        ids = self._encode(self._render(messages, generation=True), special=True)
+        return [*ids, *self._encode(NO_STRATEGY, special=False)] if tags else ids
 
-    def completion_ids(self, messages: Sequence[Message], text: str) -> list[int]:
-        """What the student would have to generate to say `text`: its tokens, then exactly one end-of-turn token."""
+    def completion_ids(self, messages: Sequence[Message], text: str, *, strategy: str = "") -> list[int]:
+        """What the student would have to generate to say `text`: its tokens, then exactly one end-of-turn token.
+
+        A strategy comes first, between its tags. It has tokens of its own, so that the text has those that it has
+        behind empty tags.
+        """
+        said, eos = self._said(messages, text)
+        first = self._encode(f"[THINK] {strategy} [/THINK]\n", special=False) if strategy else []
+        # Special tokens inside the text are spelt out: a quoted "<|im_end|>" must not end the turn.
+        return [*first, *self._encode(said, special=False), eos]
+
+    def token_span(self, messages: Sequence[Message], text: str, region: tuple[int, int]) -> tuple[int, int]:
+        """(first, last) of `completion_ids`, last excluded: the tokens that hold any of these characters of `text`.
+
+        A region that reaches beyond the text includes the end-of-turn token.
+        """
+        said, _ = self._said(messages, text)
+        core = text.strip()  # some templates strip what they are given
+        before = said.find(text) if text in said else said.find(core) - text.find(core)
+        first, last = region[0] + before, region[1] + before
+        spans = self.tokenizer(said, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        touched = [index for index, (start, end) in enumerate(spans) if start < last and end > first]
+        touched += [len(spans)] if region[1] > len(text) or not touched else []
+        return touched[0], touched[-1] + 1
+
+    def save(self, directory: Path, *, tags: bool) -> None:
+        """Writes the tokenizer for use elsewhere; with `tags` its template has every answer stand behind empty ones."""
+        own = self.tokenizer.chat_template
+        ask = "{% if add_generation_prompt %}{{ " + repr(NO_STRATEGY) + " }}{% endif %}"
+        self.tokenizer.chat_template = f"{own}{ask}" if tags else own
+        try:
+            self.tokenizer.save_pretrained(directory)
+        finally:
+            self.tokenizer.chat_template = own
+
+    def _said(self, messages: Sequence[Message], text: str) -> tuple[str, int]:
+        """`text` as the template puts it after its generation prompt, and the end-of-turn token that follows."""
         prompt = self._render(messages, generation=True)
         whole = self._render((*messages, {"role": "assistant", "content": text}), generation=False)
         if not whole.startswith(prompt):
@@ -52,8 +98,13 @@ class Chat:
                 f"the chat template of `{self._name}` does not end an answer with an end-of-turn token: got "
                 f"{said[-40:]!r}, expected one of {sorted(self.eos_texts)}; mend its template or its `eos_token`"
             )
-        # Special tokens inside the text are spelt out: a quoted "<|im_end|>" must not end the turn.
-        return [*self._encode(said[:end], special=False), self.eos_texts[eos]]
+        return said[:end], self.eos_texts[eos]
+
+    def answer(self, ids: Sequence[int], *, tags: bool = False) -> str:
+        """What a completion says; with `tags`, without a strategy that the student put before it."""
+        text = self.decode(ids)
+        strategy = _STRATEGY.match(text) if tags else None
+        return text[strategy.end() :] if strategy else text
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion: without its final end-of-turn token, and otherwise untouched."""

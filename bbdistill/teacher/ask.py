@@ -1,23 +1,38 @@
 """All the questions of one step at once: demonstrations, preferences, corrections. Async, no torch."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bbdistill.teacher.judge import check_winner
+from bbdistill.teacher.revise import Reviser, Verify
 from bbdistill.teacher.teacher import Teacher
-from bbdistill.types import Abstain, Correction, Demonstration, Judgement, Preference, Prompt, Rollout, Verdict
-
-Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
+from bbdistill.types import (
+    ONCE,
+    Abstain,
+    Correction,
+    Demonstration,
+    Judgement,
+    Preference,
+    Prompt,
+    Revising,
+    Rollout,
+    Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """What a step's plan asks: which of two rollouts is better, and how to mend a rollout that got this verdict."""
+    """What a step's plan asks: candidates for its prompts, which of two rollouts is better, how to mend a rollout."""
 
     pairs: tuple[tuple[Rollout, Rollout], ...] = ()
     corrections: tuple[tuple[Rollout, Verdict | Abstain], ...] = ()
+    """Rollouts to mend, with what the verifier says of them."""
+    revising: Revising = ONCE
+    """How they are mended."""
+    candidates: tuple[Prompt, ...] = ()
+    per_prompt: int = 0
+    """Answers asked for each of `candidates`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +41,11 @@ class Feedback:
 
     judgements: tuple[Judgement, ...] = ()
     corrections: tuple[Correction, ...] = ()
-    """Accepted or not; questions the teacher abstained from are left out."""
+    """Accepted or not."""
+    unanswered: tuple[tuple[Rollout, Abstain], ...] = ()
+    """Rollouts that the teacher gave nothing usable on; they are not among the corrections."""
+    candidates: tuple[tuple[Demonstration, ...], ...] = ()
+    """For each prompt; those that the teacher abstained from are left out."""
 
     @property
     def preferences(self) -> tuple[Preference, ...]:
@@ -39,11 +58,19 @@ class Feedback:
 
 async def ask(teacher: Teacher, judge: Teacher, questions: Questions, verify: Verify) -> Feedback:
     """Everything in flight together; the client's gate decides how much of it at once."""
-    mends = (_correct(teacher, judge, rollout, verdict, verify) for rollout, verdict in questions.corrections)
-    judgements, corrections = await asyncio.gather(
-        asyncio.gather(*(_compare(judge, a, b, verify) for a, b in questions.pairs)), asyncio.gather(*mends)
+    reviser = Reviser(teacher, judge, verify, questions.revising)
+    judgements, mended, candidates = await asyncio.gather(
+        asyncio.gather(*(_compare(judge, a, b, verify) for a, b in questions.pairs)),
+        asyncio.gather(*(reviser.mend(rollout, verdict) for rollout, verdict in questions.corrections)),
+        asyncio.gather(*(_candidates(teacher, prompt, questions.per_prompt) for prompt in questions.candidates)),
     )
-    return Feedback(judgements=tuple(judgements), corrections=tuple(c for c in corrections if c is not None))
+    asked = [rollout for rollout, _ in questions.corrections]
+    return Feedback(
+        judgements=tuple(judgements),
+        corrections=tuple(answer for answer in mended if isinstance(answer, Correction)),
+        unanswered=tuple((r, a) for r, a in zip(asked, mended, strict=True) if isinstance(a, Abstain)),
+        candidates=tuple(candidates),
+    )
 
 
 async def demonstrations(
@@ -53,37 +80,13 @@ async def demonstrations(
     return list(await asyncio.gather(*(teacher.demonstrate(prompt, purpose=purpose) for prompt in prompts)))
 
 
+async def _candidates(teacher: Teacher, prompt: Prompt, count: int) -> tuple[Demonstration, ...]:
+    answers = await asyncio.gather(*(teacher.demonstrate(prompt, sample=sample) for sample in range(count)))
+    return tuple(answer for answer in answers if isinstance(answer, Demonstration))
+
+
 async def _compare(judge: Teacher, a: Rollout, b: Rollout, verify: Verify) -> Judgement:
     judgement = await judge.compare(a.prompt, a.completion, b.completion)
     of_a, of_b = await asyncio.gather(*(asyncio.to_thread(verify, one.prompt, one.completion) for one in (a, b)))
     check_winner(judge, judgement, a.completion, (of_a, of_b))
     return judgement
-
-
-async def _correct(
-    teacher: Teacher, judge: Teacher, rollout: Rollout, verdict: Verdict | Abstain, verify: Verify
-) -> Correction | None:
-    """One correction and whether it may be imitated.
-
-    The verifier decides where it can: the correction passes and the rollout did not. Where it cannot tell them apart
-    (both pass, or it has nothing to say), the judge must prefer the correction in both orders.
-    """
-    feedback = verdict.feedback if isinstance(verdict, Verdict) else ""
-    fix = await teacher.correct(rollout.prompt, rollout.completion, feedback)
-    if isinstance(fix, Abstain):
-        return None
-    correction = Correction(rollout=rollout, text=fix.text, reason=feedback or fix.reason, accepted_by=None)
-    if fix.text == rollout.completion:
-        return correction
-    # In a thread: a verifier may run a program for seconds, and the network must not wait for that.
-    mended = await asyncio.to_thread(verify, rollout.prompt, fix.text)
-    match verdict, mended:
-        case Verdict(passed=False), Verdict(passed=True):
-            return replace(correction, accepted_by="verifier")
-        case (Verdict(passed=True), Verdict(passed=True)) | (Abstain(), Abstain()):
-            judgement = await judge.compare(rollout.prompt, fix.text, rollout.completion, purpose="corrections")
-            check_winner(judge, judgement, fix.text, (mended, verdict))
-            preferred = isinstance(judgement, Preference) and judgement.chosen == fix.text
-            return replace(correction, accepted_by="preference") if preferred else correction
-        case _:
-            return correction

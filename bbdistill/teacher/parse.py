@@ -55,6 +55,29 @@ RUBRIC = JsonSchema(
     },
 )
 
+CRITIQUE = JsonSchema(
+    name="critique",
+    schema={
+        "type": "object",
+        "properties": {
+            "why": {"type": "string"},
+            "verdict": {"type": "string", "enum": ["right", "wrong"]},
+            "quote": {"type": "string"},
+        },
+        "required": ["why", "verdict", "quote"],
+        "additionalProperties": False,
+    },
+)
+STRATEGY = JsonSchema(
+    name="strategy",
+    schema={
+        "type": "object",
+        "properties": {"strategy": {"type": "string"}},
+        "required": ["strategy"],
+        "additionalProperties": False,
+    },
+)
+
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _NAMED = re.compile(
     r"\b(?:winner|better|answer|verdict)\b\W{0,12}(?:is\W{0,4})?(?:answer\W{0,4})?\b([AB])\b", re.IGNORECASE
@@ -104,6 +127,41 @@ def marks(text: str, *, answers: int, criteria: int) -> list[tuple[Mark, ...] | 
         else None
         for number in range(1, answers + 1)
     ]
+
+
+def critique(text: str) -> tuple[str | None, str] | None:
+    """(quote of the first wrong part, why); the quote is None where the answer is found right.
+
+    A verdict that contradicts its quote is no verdict.
+    """
+    found = _object(text)
+    if found is None:
+        return None
+    quote, why = found.get("quote"), str(found.get("why", ""))
+    match found.get("verdict"):
+        case "wrong" if isinstance(quote, str) and quote.strip():
+            return quote, why
+        case "right" if not quote:
+            return None, why
+        case _:
+            return None
+
+
+def strategy(text: str) -> str | None:
+    """One line, whatever the frame."""
+    found = _object(text)
+    said = text if found is None else found.get("strategy")
+    return " ".join(said.split()) or None if isinstance(said, str) else None
+
+
+def locate(quote: str, answer: str) -> tuple[int, int] | None:
+    """Where `quote` first stands in `answer`, in characters; spacing may differ. None where it does not."""
+    words = [re.escape(word) for word in quote.split()]
+    exact = answer.find(quote)
+    if exact >= 0:
+        return exact, exact + len(quote)
+    loose = re.search(r"\s+".join(words), answer) if words else None
+    return loose.span() if loose else None
 
 
 def _object(text: str) -> dict[str, Any] | None:

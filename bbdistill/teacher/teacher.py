@@ -27,10 +27,22 @@ from bbdistill.teacher.faults import outcome_of, refuses_schema
 from bbdistill.teacher.ledger import Ledger
 from bbdistill.teacher.reply import read_reply
 from bbdistill.templates import Template, load_template
-from bbdistill.types import Abstain, Demonstration, Fix, Judgement, Mark, Message, Preference, Prompt, TeacherReply, Tie
+from bbdistill.types import (
+    Abstain,
+    Critique,
+    Demonstration,
+    Fix,
+    Judgement,
+    Mark,
+    Message,
+    Preference,
+    Prompt,
+    TeacherReply,
+    Tie,
+)
 
-_TEMPLATES = ("demonstrate", "compare", "correct", "rubric")
 Input: TypeAlias = Prompt | Sequence[Message] | str
+_VERBS = ("demonstrate", "compare", "correct", "critique", "strategy", "rubric")
 
 
 class Teacher:
@@ -55,7 +67,7 @@ class Teacher:
         self._connection: Connection | None = None
         self.templates = templates
         self.ledger = Ledger()
-        self._templates = {name: load_template(name, templates) for name in _TEMPLATES}
+        self._templates = {name: load_template(name, templates) for name in _VERBS}
         self._schema_form: SchemaForm | None = None
         self._probing = asyncio.Lock()
 
@@ -129,11 +141,13 @@ class Teacher:
             spent_usd=self.spent_usd,
         )
 
-    async def demonstrate(self, prompt: Input, *, purpose: str = "demonstrations") -> Demonstration | Abstain:
-        """The teacher's own answer."""
+    async def demonstrate(
+        self, prompt: Input, *, purpose: str = "demonstrations", sample: int = 0
+    ) -> Demonstration | Abstain:
+        """The teacher's own answer; `sample` tells several answers to one prompt apart."""
         prompt = as_prompt(prompt)
         template = self._templates["demonstrate"]
-        reply = await self._ask(prompt, template, template.render(prompt.messages, {}), None, purpose)
+        reply = await self._ask(prompt, template, template.render(prompt.messages, {}), None, purpose, sample)
         if isinstance(reply, Abstain):
             return reply
         return Demonstration(prompt=prompt, completion=reply.text, source=self.config.model)
@@ -193,6 +207,35 @@ class Teacher:
             self._abstain(purpose, unreadable.reason)
         return [marks if (marks := found[answer]) is not None else unreadable for answer in answers]
 
+    async def critique(
+        self, prompt: Input, answer: str, feedback: str = "", *, purpose: str = "corrections"
+    ) -> Critique | Abstain:
+        """Where `answer` first goes wrong, quoted from it; a quote that is not in the answer is an `Abstain`."""
+        prompt = as_prompt(prompt)
+        variables = {"messages": prompt.messages, "answer": answer, "feedback": feedback}
+        template = self._templates["critique"]
+        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.CRITIQUE, purpose)
+        if isinstance(reply, Abstain):
+            return reply
+        found = parse.critique(reply.text)
+        if found is None:
+            return self._abstain(purpose, "unreadable critique")
+        quoted, why = found
+        span = None if quoted is None else parse.locate(quoted, answer)
+        if quoted is not None and span is None:
+            return self._abstain(purpose, "the quoted part is not in the answer")
+        return Critique(span=span, why=why)
+
+    async def strategy(self, prompt: Input, rationale: str, *, purpose: str = "corrections") -> str | Abstain:
+        """How to answer prompts like this one, in one short line, from what was wrong with answers to it."""
+        prompt = as_prompt(prompt)
+        variables = {"messages": prompt.messages, "rationale": rationale}
+        template = self._templates["strategy"]
+        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.STRATEGY, purpose)
+        if isinstance(reply, Abstain):
+            return reply
+        return parse.strategy(reply.text) or self._abstain(purpose, "unreadable strategy")
+
     async def _winner(self, prompt: Prompt, a: str, b: str, purpose: str) -> str | Abstain:
         """The text that won when `a` was shown first."""
         variables = {"messages": prompt.messages, "a": a, "b": b, "differences": differences(a, b)}
@@ -215,12 +258,14 @@ class Teacher:
         messages: Sequence[Message],
         schema: JsonSchema | None,
         purpose: str,
+        sample: int = 0,
     ) -> TeacherReply | Abstain:
         """One call; the ledger has it whatever comes back."""
         headers = {
             "x-bbdistill-purpose": purpose,
             "x-bbdistill-prompt": quote(prompt.id),
             "x-bbdistill-template": template.label,
+            "x-bbdistill-sample": str(sample),
         }
         try:
             with self.ledger.asking(self.config.model, purpose):

@@ -162,11 +162,11 @@ def test_answers_must_be_there_and_a_misspelt_key_is_named(file: Path):
         load_prompts(file, answered=True)
 
 
-def test_a_repeated_line_without_id_names_the_line_it_repeats(file: Path):
-    with pytest.raises(ConfigError, match=r"line 3 .* of line 1"):
-        load(file, {"prompt": "Hi"}, {"prompt": "Ho"}, {"prompt": "Hi"})
-    data = load(file, {"prompt": "Hi"}, {"prompt": "Ho"}, {"prompt": "Hi"}, skip_bad=True)
-    assert (len(data.prompts), data.skipped) == (2, 1)
+def test_a_repeated_line_without_id_is_one_prompt_and_what_it_adds_is_kept(file: Path):
+    data = load(file, {"prompt": "Hi"}, {"prompt": "Ho"}, {"prompt": "Hi", "completion": "x", "reference": 1})
+    assert [(prompt.messages[0]["content"], prompt.reference) for prompt in data.prompts] == [("Hi", 1), ("Ho", None)]
+    assert [(d.completion, d.prompt.reference) for d in data.demonstrations.values()] == [("x", 1)]
+    assert (data.duplicates, data.skipped) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_columns_are_those_trl_reads(file: Path):
     assert written(file) == [{**head, "chosen": [SAID], "rejected": rejected, "strength": 0.5, "source": "judge"}]
     write_corrections(file, [Correction(rollout=rollout(), text="Hello", reason="é", accepted_by="verifier")])
     correction = {"completion": [SAID], "original": "Hé", "reason": "é", "accepted_by": "verifier"}
-    assert written(file) == [{**head, **correction}]
+    assert written(file) == [{**head, **correction, "revisions": 1, "refused": ""}]
     write_rollouts(file, [rollout()])
     drawn = {"completion": rejected, "sample": 2, "policy_version": 3, "stop_reason": "stop"}
     assert written(file) == [{**head, **drawn}]

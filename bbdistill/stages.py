@@ -1,0 +1,180 @@
+"""The stages of a recipe: stretches of steps, what each asks, optimises and takes its prompts from. Pure."""
+
+import itertools
+import math
+import random
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+
+from bbdistill.config import RunConfig
+from bbdistill.errors import ConfigError
+from bbdistill.types import ONCE, Revising
+
+AT_ONCE = 64
+"""Prompts of one step that gathers: as many as a teacher is usually asked about at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stretch of steps with one set of objectives. A term that is off has nothing to work on: weight or count 0."""
+
+    name: str
+    steps: int
+    ids: tuple[str, ...]
+    """The prompts it takes, a few each step; empty = those that something was gathered for."""
+    prompts: int
+    """Taken in each step."""
+    lessons: Literal["demonstrations", "gathered"] | None
+    """What is imitated besides the corrections of the step; None = nothing is."""
+    gathers: Literal["corrections", "candidates"] | None = None
+    """What it gathers lessons from, for the next stage; it takes each prompt once, and imitates nothing itself."""
+    group_size: int = 0
+    """Rollouts per prompt; 0 = none are sampled, and with them the policy term and the discriminator are off."""
+    policy_weight: float = 0.0
+    preferences: int = 0
+    corrections: int | None = 0
+    """Rollouts that are corrected in each step, the worst first; None = all that do not pass the verifier."""
+    revising: Revising = ONCE
+    """How they are corrected."""
+    candidates: int = 0
+    """Answers asked of the teacher for each prompt."""
+    learning_rate: float
+    validate_every: int
+    """Steps between validations; the last step is always followed by one. 0 = none."""
+    patience: int
+    """The stage ends early after this many validations without a new best; 0 = never."""
+
+    @property
+    def supervised(self) -> bool:
+        """Whether demonstrations are all it learns from: the state after the last such stage is "SFT-only"."""
+        return self.lessons == "demonstrations" and self.policy_weight == 0
+
+    def rate(self, step: int) -> float:
+        """Falls linearly to a tenth over the stage."""
+        return self.learning_rate * (1 - 0.9 * step / self.steps)
+
+    def validates(self, done: int) -> bool:
+        """Whether a validation is due after this many of the stage's steps."""
+        return self.validate_every > 0 and (done % self.validate_every == 0 or done == self.steps)
+
+
+def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tuple[Stage, ...]:
+    """The stages of a recipe, in order, for training prompts `ids`, of which those in `given` came with an answer."""
+    train = config.train
+    shown = tuple(ids) if config.feedback.demonstrations else tuple(name for name in ids if name in given)
+    supervised = Stage(
+        name="sft",
+        steps=train.steps,
+        ids=shown,
+        prompts=train.prompts_per_step,
+        lessons="demonstrations",
+        learning_rate=train.learning_rate,
+        validate_every=train.validate_every,
+        patience=2,
+    )
+    warmup = replace(supervised, name="warmup", steps=train.warmup_max if shown else 0)
+    match config.recipe:
+        case "sft":
+            if not shown:
+                raise ConfigError(
+                    "there is nothing to imitate: no training prompt has a `completion`, and the teacher is not asked "
+                    "for any; set `feedback.demonstrations = true`"
+                )
+            return (supervised,)
+        case "gad":
+            discriminator = replace(
+                supervised,
+                name="discriminator",
+                steps=config.discriminator.warmup_steps,
+                ids=tuple(ids),
+                group_size=train.group_size,
+                learning_rate=train.policy_learning_rate,
+                validate_every=config.discriminator.warmup_steps,
+                patience=0,
+            )
+            policy = replace(
+                discriminator,
+                name="policy",
+                steps=train.steps,
+                policy_weight=1.0,
+                preferences=config.feedback.preferences,
+                corrections=config.feedback.corrections,
+                validate_every=train.validate_policy_every,
+            )
+            return tuple(stage for stage in (warmup, discriminator, policy) if stage.steps > 0)
+        case "best_of_n" | "isft" | "rgt" | "process":
+            rounds = itertools.chain(*(_round(config, ids, number) for number in range(train.rounds)))
+            return tuple(stage for stage in (warmup, *rounds) if stage.steps > 0)
+        case _:
+            assert_never(config.recipe)
+
+
+def _round(config: RunConfig, ids: Sequence[str], number: int) -> tuple[Stage, Stage]:
+    """What the student as it is now needs to learn is gathered from its next prompts, and then imitated."""
+    train, feedback, recipe = config.train, config.feedback, config.recipe
+    size = min(train.prompts_per_round or len(ids), len(ids))
+    chosen = tuple(dict.fromkeys(epochs(ids, train.seed, number * size, (number + 1) * size)))
+    gather = Stage(
+        name=f"gather-{number + 1}",
+        steps=math.ceil(len(chosen) / AT_ONCE),
+        ids=chosen,
+        prompts=AT_ONCE,
+        lessons=None,
+        gathers="corrections",
+        group_size=1,
+        corrections=None,
+        revising=Revising(limit=feedback.revisions, quoted=recipe == "process", strategy=recipe == "rgt"),
+        learning_rate=train.learning_rate,
+        validate_every=0,
+        patience=0,
+    )
+    if recipe == "best_of_n":
+        asked = feedback.candidates_from == "teacher"
+        drawn, bought = (0, train.group_size) if asked else (train.group_size, 0)
+        gather = replace(gather, gathers="candidates", group_size=drawn, candidates=bought, corrections=0)
+    imitate = Stage(
+        name=f"sft-{number + 1}",
+        steps=train.steps,
+        ids=(),
+        prompts=train.prompts_per_step,
+        lessons="gathered",
+        learning_rate=train.learning_rate,
+        validate_every=train.validate_every,
+        patience=2,
+    )
+    return gather, imitate
+
+
+def epochs(ids: Sequence[str], seed: int, first: int, last: int) -> list[str]:
+    """Items [first, last) of an endless stream: all `ids` in a seeded order, then all again in another."""
+    stream: list[str] = []
+    for epoch in range(first // len(ids), (last - 1) // len(ids) + 1):
+        order = list(ids)
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        stream += order
+    start = first - first // len(ids) * len(ids)
+    return stream[start : start + last - first]
+
+
+def step_prompts(stage: Stage, gathered: Iterable[str], *, step: int, stage_step: int, seed: int) -> list[str]:
+    """The prompts of one step: in a new seeded order each epoch, without end; each once where a stage gathers."""
+    ids = stage.ids or tuple(gathered)
+    if not ids:
+        return []
+    # The stages that go round share one stream, so that a stage goes on where the one before it stopped.
+    first = (stage_step if stage.gathers else step) * stage.prompts
+    last = first + stage.prompts
+    return epochs(ids, seed, first, min(last, len(ids)) if stage.gathers else last)
+
+
+def prompts_used(stages: Sequence[Stage], seed: int) -> list[str]:
+    """The prompts whose demonstrations are imitated if every stage runs to its end, each once, in order of use."""
+    used: dict[str, None] = {}
+    first = 0
+    for stage in stages:
+        if stage.lessons == "demonstrations":
+            last = first + stage.steps * stage.prompts
+            used |= dict.fromkeys(epochs(stage.ids, seed, first, last))
+            first = last
+    return list(used)
