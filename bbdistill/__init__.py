@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bbdistill.advisor.advise import advise
+    from bbdistill.advisor.decide import Advice
     from bbdistill.client.edge import http_client, sync_http_client
     from bbdistill.errors import (
         BBDistillError,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "advise": "advisor.advise",
+    "Advice": "advisor.decide",
     "run": "runner",
     "arun": "runner",
     "RunResult": "runner",
@@ -56,6 +60,7 @@ _HOME = {
 
 __all__ = [
     "Abstain",
+    "Advice",
     "BBDistillError",
     "BudgetExceeded",
     "ConfigError",
@@ -76,6 +81,7 @@ __all__ = [
     "TeacherError",
     "Tie",
     "Verdict",
+    "advise",
     "arun",
     "http_client",
     "open_recording",

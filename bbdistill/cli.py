@@ -169,6 +169,36 @@ def estimate(config: Config, set_: Set = None, skip_bad: SkipBad = False, as_jso
 
 
 @app.command()
+def advise(
+    config: Config,
+    set_: Set = None,
+    sample: Annotated[int, typer.Option(help="Prompts to measure on.", min=1)] = 24,
+    max_usd: Annotated[
+        float | None,
+        typer.Option(help="Hard cap, in dollars.", min=0.0, show_default="0.50, or the config's if that is lower"),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the config of the recommended recipe here.", metavar="FILE")
+    ] = None,
+    cache: Cache = "auto",
+    replay: Replay = None,
+    as_json: Json = False,
+) -> None:
+    """Which recipe fits this task, measured on a small sample: demonstrations, verifier, teacher, student."""
+    from bbdistill.advisor.advise import advise as advise_
+    from bbdistill.advisor.page import render
+
+    settings = {"overrides": tuple(set_ or ()), "sample": sample, "max_usd": max_usd, "write": write}
+    advice = _stoppable(partial(advise_, config, mode=cache, replay=replay, **settings))
+    print(json.dumps(advice.as_json(), indent=2) if as_json else render(advice))
+    if write is not None:
+        done = (
+            f"next: bbdistill run {write} --dry-run" if advice.is_recipe else f"`{write}` not written: no recipe fits"
+        )
+        _say(done)
+
+
+@app.command()
 def verify(
     files: Annotated[
         list[Path],

@@ -37,6 +37,11 @@ _KINDS = {
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads `path` and applies `a.b=value` overrides. ConfigError says file, key, found and expected."""
+    return parse_config(read_tables(path, overrides), where=str(path), base=path.parent)
+
+
+def read_tables(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the user wrote, overrides applied, nothing checked yet but that it is TOML."""
     if path.is_dir():
         raise ConfigError(f"`{path}` is a directory; give the TOML file of the run (or make one: `bbdistill init`)")
     try:
@@ -51,7 +56,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"`{path}` cannot be read: {fault.strerror}") from None
     for override in overrides:
         raw = _merge(raw, _parse_override(override))
-    return parse_config(raw, where=str(path), base=path.parent)
+    return raw
 
 
 def parse_config(raw: Table, *, where: str, base: Path) -> RunConfig:

@@ -1,10 +1,12 @@
 """A student small enough for unit tests: a random two-layer Llama with a byte-level tokenizer and a ChatML template."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bbdistill.config import DiscriminatorConfig, RunConfig, StudentConfig, TaskConfig, TeacherConfig, TrainConfig
 from bbdistill.types import Prompt
@@ -87,3 +89,32 @@ def prompts(count: int, *, system: str = "Answer in JSON.") -> list[Prompt]:
         )
         for i in range(count)
     ]
+
+
+def saying_student(directory: Path, says: Mapping[str, float]) -> Path:
+    """Writes a student that answers anything with one of these texts, each with its probability, and then stops.
+
+    Each text is one token. Attention and MLP add nothing, so that the next token depends on the last one alone: after a
+    text comes the end of the turn, after anything else one of the texts.
+    """
+    tiny_student(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_tokens(list(says))
+    model = LlamaForCausalLM.from_pretrained(directory)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    texts = tokenizer.convert_tokens_to_ids(list(says))
+    scale = model.config.hidden_size**0.5  # what the norm makes of the one coordinate that is set
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.zero_()
+        model.model.embed_tokens.weight[:, 0] = 1
+        model.model.embed_tokens.weight[texts] = torch.eye(model.config.hidden_size)[1]
+        model.lm_head.weight.fill_(0)
+        model.lm_head.weight[:, :2] = -100 / scale
+        model.lm_head.weight[texts, 0] = torch.tensor([math.log(p) for p in says.values()]) / scale
+        model.lm_head.weight[tokenizer.eos_token_id, 1] = 0
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

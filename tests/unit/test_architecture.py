@@ -13,7 +13,7 @@ PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
-API_VERBS = {"checks", "collect", "doctor", "dryrun", "estimate", "starter"}
+API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "checks": BOTTOM | {"task", "verify", "client", "teacher"},
     "estimate": BOTTOM | {"task", "stages", "client", "teacher"},
     "dryrun": BOTTOM | {"care", "task", "stages", "estimate", "student"},
+    "advisor": BOTTOM | {"task", "teacher", "verify", "student", "stages", "estimate", "starter"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},
@@ -116,7 +117,8 @@ def test_the_import_loads_no_torch_and_no_sdk():
 def test_the_api_side_loads_no_torch():
     code = (
         "import sys, bbdistill, bbdistill.cli, bbdistill.collect, bbdistill.doctor, bbdistill.dryrun;"
-        "import bbdistill.estimate; bbdistill.Teacher; bbdistill.run; bbdistill.http_client;"
+        "import bbdistill.estimate, bbdistill.advisor.page; bbdistill.advise;"
+        "bbdistill.Teacher; bbdistill.run; bbdistill.http_client;"
         "print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

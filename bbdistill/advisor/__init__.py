@@ -1,0 +1,10 @@
+"""`bbdistill advise`: which recipe fits a task, measured on a small sample under a spend cap.
+
+    advise    the verb: measures, decides, writes a task.toml          findings  what was measured, and its formulas
+    decide    the rule: `Findings` -> `Advice`; pure                   page      the advice as text
+    ask       the teacher's answers     probes    the verifier         rollouts  the student     costs  of each recipe
+
+The belief behind the rule: supervised training on good answers of the task's own kind is the default. A verifier that
+can be trusted earns more: drafts corrected until they pass, or candidates filtered. A reward alone carries at most one
+bit per rollout, and none where the student never passes. Neither answers nor a verifier: that is a problem of the data.
+"""

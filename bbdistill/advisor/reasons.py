@@ -1,0 +1,126 @@
+"""What an advice says: each recipe's case in a sentence, and the findings in words. Pure."""
+
+from dataclasses import dataclass
+
+from bbdistill.advisor.findings import Findings, mean_rate, percent, rate, wilson
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A recipe, what it needs set beside its name (`a.b=value`), and why."""
+
+    recipe: str
+    why: str
+    settings: tuple[str, ...] = ()
+
+
+SFT = Option(
+    recipe="sft", why="imitating them tells the student about every token, a reward at most one bit per answer"
+)
+ISFT = Option(
+    recipe="isft", why="drafts are corrected by the verifier's feedback until they pass, and the corrections imitated"
+)
+RGT = Option(recipe="rgt", why="the feedback, compressed to a strategy, is imitated beside the answer: for few answers")
+PROCESS = Option(
+    recipe="process", why="answers are long: the teacher marks the first wrong part, and only what follows is corrected"
+)
+BEST_OF_TEACHER = Option(
+    recipe="best_of_n", why="several answers of the teacher for each prompt, of which one that passes is imitated"
+)
+
+FIX = (
+    "filtering by it, correcting until it passes or rewarding what it passes would teach its mistakes: mend it first, "
+    "and hold answers that you know against it with `bbdistill verify`"
+)
+FIXED = ("a verifier that works: measure again",)
+COLLECT = (
+    "collect first: 20 to 50 answers that you would sign, as `completion`, or `reference` values and a verifier that "
+    "compares with them"
+)
+DATA = (
+    "good demonstrations, or a teacher that answers: `sft`",
+    "a verifier that accepts right answers and rejects others: corrections or selection",
+)
+_CHANGES = {
+    "sft": ("a trustworthy verifier that passes less than 70 % of the answers: corrections until they pass",),
+    "isft": (
+        "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
+        "a student that passes sometimes, and as often as the teacher: selection among its answers",
+    ),
+    "best_of_n": (
+        "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
+        "a teacher that passes more often than the student: corrections",
+        "a student that passes more than half the time: rewards, since most of a verdict then lies in the failures",
+    ),
+}
+
+
+def changes(branch: str) -> tuple[str, ...]:
+    """What would turn a recommendation into another one."""
+    return _CHANGES[branch]
+
+
+def best_of_student(found: Findings) -> Option:
+    bits, passing = found.bits.value or 0.0, found.pass_bits.value or 0.0
+    return Option(
+        recipe="best_of_n",
+        why=f"imitating those of its answers that pass uses {passing:.2f} of the {bits:.2f} bits that a verdict on a "
+        "rollout carries",
+        settings=('feedback.candidates_from="student"',),
+    )
+
+
+def gad(found: Findings) -> Option:
+    if found.bits.value is None:
+        return Option(recipe="gad", why="its own answers are corrected, and rewards tell the better from the worse")
+    flat = found.zero_variance
+    silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
+    return Option(
+        recipe="gad",
+        why=f"a reward carries {found.bits.value:.2f} bits per rollout (1 at most){silent}; accepted corrections are "
+        "imitated beside it",
+    )
+
+
+def missing(found: Findings, verdict: str) -> str:
+    """What there is to learn from, that it is not enough, and what to collect."""
+    given = f"{found.given} demonstrations came" if found.given else "no demonstrations came"
+    judged = f" ({rate(found.given_pass)} pass)" if found.given_pass.value is not None else ""
+    return f"{given} with the data{judged}, {teacher(found)}, and {verdict}; {COLLECT}"
+
+
+def unmeasured(found: Findings) -> str:
+    return (
+        f"{teacher(found)}, so that only the verifier is left to learn from; what it is worth depends on how often the "
+        f"student passes, which was not measured ({found.bits.why})"
+    )
+
+
+def teacher(found: Findings) -> str:
+    replies, passed = found.teacher_answers, found.teacher_pass
+    if replies.value is None:
+        return f"the teacher cannot be used ({replies.why})"
+    if passed.value is None or not replies.value:
+        return f"the teacher gives a usable reply to {rate(replies)} prompts"
+    return f"the teacher passes {rate(passed)}"
+
+
+def student(found: Findings) -> str:
+    bits = found.bits
+    if bits.value is None:
+        return f"the student was not measured ({bits.why})"
+    return f"the student passes {mean_rate(found.pass_at_1)}, where a reward carries {bits.value:.2f} bits per rollout"
+
+
+def close_calls(found: Findings, threshold: float) -> tuple[str, ...]:
+    """Rates whose 95 % interval spans the threshold that they were held against."""
+    held = {"the given demonstrations": found.given_pass, "the teacher's answers": found.teacher_pass}
+    close: list[str] = []
+    for name, figure in held.items():
+        low, high = wilson(figure)
+        if figure.value is not None and low < threshold <= high:
+            close.append(
+                f"{name} pass {rate(figure)}, which may be {percent(low)} to {percent(high)}: a larger --sample tells "
+                f"on which side of {percent(threshold)}"
+            )
+    return tuple(close)
