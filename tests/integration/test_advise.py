@@ -257,7 +257,7 @@ def test_without_a_price_no_cap_can_be_kept(tmp_path: Path, command: Command) ->
         done = command(config)
         assert not server.seen
     assert done.code == 2
-    assert "no price is known for model `rules`" in done.err
+    assert "no price is known for `openai:rules`" in done.err
 
 
 def test_what_is_written_is_the_same_task_with_the_recipe_advised(tmp_path: Path, key: None) -> None:
