@@ -1,14 +1,13 @@
 """The end of a run: its best student saved, every model evaluated once on the test prompts, the report written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bbdistill import care, evaluate
+from bbdistill import care, data, evaluate
 from bbdistill.config import RunConfig
 from bbdistill.configfile import parse_config
-from bbdistill.data import load_prompts
 from bbdistill.evaluate import Answers
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.place import versions
@@ -31,6 +30,7 @@ SAMPLES = 10
 def finish(run: Run, state: TrainState) -> RunResult:
     """Adapter, evaluation, report."""
     answers = _evaluate(run, state)
+    data.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
     report = _report(run, state, answers)
     save_adapter(run.directory.adapter, run.student, card=card(report))
     write_report(run.directory, report)
@@ -147,11 +147,19 @@ def _sample(prompt: Prompt, index: int, answers: Mapping[str, Answers]) -> dict[
     }
 
 
+def _evaluation(prompts: Sequence[Prompt], answers: Mapping[str, Answers]) -> Iterator[dict[str, Any]]:
+    """Rows of evaluation.jsonl: id, model, completion, valid, score; null where there is no answer or no judgement."""
+    for name in MODELS:
+        found = answers[name]
+        for prompt, text, valid, score in zip(prompts, found.texts, found.valid, found.scores, strict=True):
+            yield {"id": prompt.id, "model": name, "completion": text, "valid": valid, "score": score}
+
+
 def evaluate_finished(directory: RunDir, test: Path | None, on_event: OnEvent) -> dict[str, dict[str, Any]]:
     """Base and adapter of a finished run on its test prompts, or on another file's."""
     config, student = _reopened(directory)
     task = load_task(config)
-    prompts = load_prompts(test).prompts if test else task.test
+    prompts = data.load_prompts(test).prompts if test else task.test
     found: dict[str, dict[str, Any]] = {}
     for name, adapter in (("base", False), ("student", True)):
         on_event(Note(text=f"{name} on {len(prompts)} prompts"))

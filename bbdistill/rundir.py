@@ -2,6 +2,7 @@
 
 runs/<name>/
   config.json  metrics.jsonl  report.json  report.md  adapter/
+  evaluation.jsonl            every model's answer to every test prompt, and its score
   checkpoints/step_000020/    what a resume needs; the newest one counts
   rollouts/ preferences/ corrections/ step_000020.jsonl   and demonstrations.jsonl: evidence, in TRL's columns
   lessons/ set_aside/ step_000020.jsonl                   what a round found worth imitating, and what not, and why
@@ -112,6 +113,10 @@ class RunDir:
     @property
     def report_page(self) -> Path:
         return self.path / "report.md"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.jsonl"
 
     @property
     def adapter(self) -> Path:
