@@ -1,4 +1,4 @@
-"""What training prompts should not be: twice the same, almost the same, or what the student is tested on. Pure."""
+"""What training data should not be: the same twice or almost, a refusal, or what the student is tested on. Pure."""
 
 import math
 import re
@@ -12,6 +12,15 @@ ALIKE = 0.8
 """Share of common shingles (Jaccard) from which on two prompts say almost the same."""
 SHINGLE = 3
 """Words in a shingle: order counts, and prompts of one template that differ in their facts stay apart."""
+
+_REFUSAL = re.compile(
+    r"\bas an ai (?:language )?(?:model|assistant)\b"
+    r"|\bi(?: can['\u2019]?t| cannot| can not| won['\u2019]?t|(?: am|['\u2019]m) (?:unable|not able) to) (?:\w+ly )?"
+    r"(?:(?:help|assist) (?:you )?with (?:that|this)|comply with|fulfill? (?:that|this|your) request|do that\b)",
+    re.IGNORECASE,
+)
+BEGINNING = 120
+"""Characters in which a refusal declares itself."""
 
 Shingles = frozenset[tuple[str, ...]]
 
@@ -28,10 +37,14 @@ def distinct(prompts: Sequence[Prompt], demonstrated: Collection[str]) -> tuple[
 
 
 def without_near(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Without the prompts that say almost the same as an earlier one that is kept."""
+    """Without the prompts that say almost the same as an earlier one that is kept.
+
+    A reference of its own speaks for a prompt: two forms that differ in one field are two examples.
+    """
     left_out: set[int] = set()
     for earlier, later in near([shingles(prompt) for prompt in prompts]):
-        if earlier not in left_out:
+        own = prompts[later].reference
+        if earlier not in left_out and (own is None or own == prompts[earlier].reference):
             left_out.add(later)
     return tuple(prompt for index, prompt in enumerate(prompts) if index not in left_out)
 
@@ -72,6 +85,11 @@ def shingles(prompt: Prompt) -> Shingles:
     said = " ".join(_text(message.get("content")) for message in prompt.messages if message["role"] != "system")
     words = re.findall(r"\w+", said.casefold())
     return frozenset(tuple(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1)))
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer begins by declining to give one, in the words of assistants: seldom wrong, and not complete."""
+    return _REFUSAL.search(text[:BEGINNING]) is not None
 
 
 def conversation(prompt: Prompt) -> str:

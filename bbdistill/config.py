@@ -146,8 +146,11 @@ class TaskConfig(Section):
     """`name` or `name:FILE`, a table with `use = "name"`, `weight`, `gate` and its options, or a list of these."""
     reveal: bool = False
     """Whether feedback may name the expected value; off, the teacher is told only which part is wrong and why."""
-    near_duplicates: Literal["report", "remove"] = "report"
-    """What is done with training prompts that say almost the same as another one; equal ones are always removed."""
+    near_duplicates: Literal["remove", "report"] = "remove"
+    """What is done with training prompts that say almost the same as another one, unless their references differ.
+
+    Equal ones are always removed.
+    """
     allow_contamination: bool = False
     """Whether a test prompt may also stand in the training prompts."""
     templates: Path | None = None

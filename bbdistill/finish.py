@@ -114,7 +114,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "with_reference": sum(prompt.reference is not None for prompt in task.train),
             "demonstrations": everything,
             "demonstrations_used": state.demonstrations_used,
-            "demonstrations_too_long": state.demonstrations_too_long,
+            "demonstrations_left_out": state.demonstrations_left_out,
             "skipped": task.skipped,
             "duplicates": task.duplicates,
             "near_duplicates": care.near_within(task.train),

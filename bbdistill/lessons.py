@@ -7,16 +7,12 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, TypeAlias
 
-from bbdistill.objectives import Rollouts, passed
+from bbdistill.objectives import TOO_LONG, Fits, Rollouts, Verify, declines, passed
 from bbdistill.teacher.ask import Feedback
-from bbdistill.teacher.revise import Verify
 from bbdistill.types import Abstain, Correction, Demonstration, Prompt, SetAside, SFTExample, Verdict
 
 Nll: TypeAlias = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
 """Mean nats per token of texts under the student as it is."""
-Fits: TypeAlias = Callable[[Prompt, str], bool]
-"""Whether the student could say a text within its limit."""
-TOO_LONG = "longer than `student.max_new_tokens`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,13 +160,17 @@ def own_candidates(
 
 
 def taught(answers_P: Sequence[Sequence[Demonstration]], verify: Verify) -> list[list[Candidate]]:
-    """The teacher's answers that the verifier does not refute, as of any demonstration, each text once."""
+    """The teacher's answers that the verifier does not refute and that do not decline, each text once."""
     judged_P = [
         [Candidate(prompt=d.prompt, text=d.completion, verdict=verify(d.prompt, d.completion)) for d in answers]
         for answers in answers_P
     ]
     return [
-        _distinct(each for each in judged if passed(each.verdict) or isinstance(each.verdict, Abstain))
+        _distinct(
+            each
+            for each in judged
+            if passed(each.verdict) or (isinstance(each.verdict, Abstain) and not declines(each.verdict, each.text))
+        )
         for judged in judged_P
     ]
 

@@ -1,8 +1,11 @@
 """What a step asks the teacher about, and which examples follow from the answers. Pure."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from bbdistill.care import is_refusal
 from bbdistill.rewards import Rewards
 from bbdistill.stages import Stage
 from bbdistill.types import (
@@ -25,6 +28,10 @@ Spot = tuple[int, int]
 """(prompt, sample)."""
 Lessons = Mapping[str, Sequence[SFTExample]]
 """What may be imitated, by prompt id."""
+Verify = Callable[[Prompt, str], Verdict | Abstain]
+Fits = Callable[[Prompt, str], bool]
+"""Whether the student could say a text within its limit."""
+TOO_LONG = "longer than `student.max_new_tokens`"
 
 
 def choose_pairs(rollouts_P_G: Rollouts, verdicts_P_G: Sequence[Sequence[Verdict | Abstain]], count: int) -> list[Pair]:
@@ -106,16 +113,35 @@ def ranked_pairs(
     return list(once.values())
 
 
-def trustworthy(
-    demonstrations: Sequence[Demonstration], verify: Callable[..., Verdict | Abstain]
-) -> dict[str, Demonstration]:
-    """By prompt id, the demonstrations that no verifier refutes: a wrong answer is not imitated, whoever wrote it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sifted:
+    """The demonstrations that may be imitated, by prompt id, and how many may not, by the reason."""
 
-    def refuted(demonstration: Demonstration) -> bool:
-        verdict = verify(demonstration.prompt, demonstration.completion)
-        return isinstance(verdict, Verdict) and not verdict.passed
+    kept: dict[str, Demonstration]
+    left_out: dict[str, int]
 
-    return {d.prompt.id: d for d in demonstrations if not refuted(d)}
+
+def sift(demonstrations: Sequence[Demonstration], verify: Verify, fits: Fits) -> Sifted:
+    """A wrong answer is not imitated, whoever wrote it, nor is one that declines or that the student could not say."""
+    faults = [_fault(demonstration, verify, fits) for demonstration in demonstrations]
+    return Sifted(
+        kept={d.prompt.id: d for d, fault in zip(demonstrations, faults, strict=True) if not fault},
+        left_out=dict(Counter(fault for fault in faults if fault)),
+    )
+
+
+def _fault(demonstration: Demonstration, verify: Verify, fits: Fits) -> str:
+    verdict = verify(demonstration.prompt, demonstration.completion)
+    if isinstance(verdict, Verdict) and not verdict.passed:
+        return "refuted by the verifier"
+    if declines(verdict, demonstration.completion):
+        return "a refusal"
+    return "" if fits(demonstration.prompt, demonstration.completion) else TOO_LONG
+
+
+def declines(verdict: Verdict | Abstain, text: str) -> bool:
+    """Whether an answer that nothing judges is a refusal; what a verifier passes is right, however it begins."""
+    return not passed(verdict) and is_refusal(text)
 
 
 def passed(verdict: Verdict | Abstain) -> bool:

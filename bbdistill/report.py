@@ -14,7 +14,13 @@ teacher.by_model.MODEL  calls, cached, cost_usd, recorded_cost_usd, abstain_rate
                         verifier_agreement (share of them with the verifier's winner), terms
 train                   steps, seconds, tokens, preferences, corrections, corrections_accepted, best_step, sft_step,
                         validation_score
-data                    train, validation, test, with_reference, demonstrations, skipped, test_seen_in_train
+data                    train, validation, test, with_reference, demonstrations, demonstrations_used,
+                        demonstrations_left_out (by the reason), skipped, duplicates (left out), near_duplicates,
+                        near_left_out, test_seen_in_train, test_near_train
+lessons                 what the rounds of a recipe gathered: drafted = passed + accepted + set_aside, accepted_after
+                        (by revisions), set_aside_because (by reason), strategies, kept_share, nll_draft,
+                        nll_correction (nats per token, means over accepted corrections), candidates, survivors,
+                        with_survivor, without_survivor (prompts)
 samples                 ten test prompts with every model's answer
 """
 
@@ -48,7 +54,34 @@ def card(report: Mapping[str, Any]) -> str:
 
 def render(report: Mapping[str, Any]) -> str:
     """The Markdown page."""
-    return _environment().get_template("report.md").render(report=report, models=MODELS)
+    page = _environment().get_template("report.md")
+    return page.render(report=report, models=MODELS, gathered=gathered(report["lessons"]))
+
+
+def gathered(lessons: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the rounds of a recipe found worth imitating, in words; empty for a recipe without rounds."""
+    found: list[tuple[str, str]] = []
+    if lessons["drafted"]:
+        mended = ", ".join(f"{count} by revision {number}" for number, count in lessons["accepted_after"].items())
+        aside = "; ".join(f"{reason}: {count}" for reason, count in lessons["set_aside_because"].items())
+        found = [
+            ("drafts of the student", str(lessons["drafted"])),
+            ("passed at once, and are imitated", str(lessons["passed"])),
+            ("corrected until they passed", f"{lessons['accepted']}{f' ({mended})' if mended else ''}"),
+            ("set aside", f"{lessons['set_aside']}{f' ({aside})' if aside else ''}"),
+            ("strategies", str(lessons["strategies"])),
+            ("share of the student's own words in a correction", number(lessons["kept_share"])),
+            ("nats per token of a draft that was corrected", number(lessons["nll_draft"])),
+            ("nats per token of its correction", number(lessons["nll_correction"])),
+        ]
+    if lessons["candidates"]:
+        found += [
+            ("candidates", str(lessons["candidates"])),
+            ("that the verifier does not refute", str(lessons["survivors"])),
+            ("prompts with one to imitate", str(lessons["with_survivor"])),
+            ("prompts without", str(lessons["without_survivor"])),
+        ]
+    return found
 
 
 def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:

@@ -46,7 +46,8 @@ class TrainState:
     sft_step: int = 0
     demonstrations_used: int = 0
     counts: Counts = field(default_factory=Counts)
-    demonstrations_too_long: int = 0
+    demonstrations_left_out: dict[str, int] = field(default_factory=dict[str, int])
+    """By the reason."""
     tally: Tally = field(default_factory=Tally)
     gathered: dict[str, tuple[SFTExample, ...]] = field(default_factory=dict[str, tuple[SFTExample, ...]])
     """What the stage that gathers has found for the next one, by prompt id."""

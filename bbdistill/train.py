@@ -18,8 +18,10 @@ from bbdistill.evaluate import mean, score
 from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
+    TOO_LONG,
     Lessons,
     Pair,
+    Sifted,
     Spot,
     as_lessons,
     choose_corrections,
@@ -27,7 +29,7 @@ from bbdistill.objectives import (
     policy_batch,
     ranked_pairs,
     sft_batch,
-    trustworthy,
+    sift,
 )
 from bbdistill.rewards import Rewards, reward, reward_metrics
 from bbdistill.setup import Run
@@ -244,22 +246,15 @@ class Trainer:
 
 def train(run: Run) -> TrainState:
     """Collects the demonstrations a run needs, then trains to the end, from its newest checkpoint if it has one."""
-    found = collect_demonstrations(run)
-    demonstrations = {name: d for name, d in found.items() if run.student.fits(d.prompt, d.completion)}
+    sifted = collect_demonstrations(run)
     state = TrainState.load(run)  # after collecting: the checkpoint's ledger already counts those calls
-    state.demonstrations_used = len(demonstrations)
-    state.demonstrations_too_long = len(found) - len(demonstrations)
-    if state.demonstrations_too_long:
-        longest = f"longer than `student.max_new_tokens` = {run.config.require_student().max_new_tokens} tokens"
-        run.note(f"{state.demonstrations_too_long} of {len(found)} demonstrations are {longest} and left out")
-        if not demonstrations:
-            raise RunError(f"every demonstration is {longest}, so there is nothing to imitate; raise it")
-    Trainer(run, state, demonstrations).train()
+    state.demonstrations_used, state.demonstrations_left_out = len(sifted.kept), sifted.left_out
+    Trainer(run, state, sifted.kept).train()
     return state
 
 
-def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
-    """The teacher's answer to every prompt the run will use, by prompt id, less those that the verifier refutes."""
+def collect_demonstrations(run: Run) -> Sifted:
+    """The teacher's answer to every prompt whose demonstration the run will imitate, less those not worth it."""
     used = prompts_used(run.stages, run.config.train.seed)
     chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
     if run.plan.replaying:
@@ -281,11 +276,14 @@ def collect_demonstrations(run: Run) -> dict[str, Demonstration]:
     asked = [answer for answer in answers if isinstance(answer, Demonstration)]
     found = [*(given[prompt_id] for prompt_id in chosen["prompts"] if prompt_id in given), *asked]
     data.write_demonstrations(run.directory.demonstrations, found)
-    kept = trustworthy(found, run.task.verify)
-    if used and not kept:
+    sifted = sift(found, run.task.verify, run.student.fits)
+    without = ", ".join(f"{count} {reason}" for reason, count in sifted.left_out.items())
+    if used and not sifted.kept:
+        look = run.directory.command("verify", str(run.directory.demonstrations))
+        longer = "; raise `student.max_new_tokens` if longer answers are right" if TOO_LONG in sifted.left_out else ""
         raise RunError(
-            f"none of the {len(found)} demonstrations passes the verifier, so there is nothing to imitate; "
-            f"see why with: {run.directory.command('verify', str(run.directory.demonstrations))}"
+            f"none of the {len(found)} demonstrations may be imitated ({without}); see why with: {look}{longer}"
         )
-    run.note(f"{len(found)} demonstrations, {len(kept)} not refuted by the verifier")
-    return kept
+    if used:
+        run.note(f"{len(found)} demonstrations{f', left out: {without}' if without else ''}")
+    return sifted

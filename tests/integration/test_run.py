@@ -319,10 +319,10 @@ def test_a_run_whose_demonstrations_all_fail_says_how_to_look_at_them(tiny_stude
     with rule_teacher() as teacher:
         config = write_task(tmp_path, teacher, tiny_student)
         (tmp_path / "number.schema.json").write_text('{"type": "array"}')
-        with pytest.raises(bbdistill.RunError, match="none of the 10 demonstrations passes the verifier") as caught:
+        with pytest.raises(bbdistill.RunError, match="none of the 10 demonstrations may be imitated") as caught:
             bbdistill.run(config, out=tmp_path / "run")
     answers = tmp_path / "run" / "demonstrations.jsonl"
-    assert f"see why with: bbdistill verify {config} {answers}" in str(caught.value)
+    assert f"(10 refuted by the verifier); see why with: bbdistill verify {config} {answers}" in str(caught.value)
     command = [sys.executable, "-m", "bbdistill", "verify", str(config), str(answers)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (1, "0 passed, 10 failed, 0 not judged")

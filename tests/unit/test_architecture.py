@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "place": BOTTOM | {"teacher"},
     "rewards": {"types"},
     "stages": BOTTOM,
-    "objectives": BOTTOM | {"rewards", "stages"},
+    "objectives": BOTTOM | {"care", "rewards", "stages"},
     "lessons": BOTTOM | {"objectives", "teacher"},
     "evaluate": BOTTOM | {"task", "verify"},
     "setup": BOTTOM | {"client", "teacher", "student", "task", "plan", "place", "stages"},

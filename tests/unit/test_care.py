@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,30 @@ def test_the_demo_has_nothing_to_leave_out():
     task = load_task(demo_config())
     assert (len(task.train), task.duplicates, task.test_seen_in_train) == (180, 0, 0)
     assert care.near_within(task.train) == care.near_between(task.train, (*task.test, *task.validation)) == 0
+
+
+def test_near_prompts_with_references_of_their_own_are_two_examples():
+    text = " ".join(f"w{i}" for i in range(20))
+    one, other, bare = (
+        Prompt(id=name, messages=({"role": "user", "content": f"{text} {name}"},), reference=known)
+        for name, known in (("a", {"n": 1}), ("b", {"n": 2}), ("c", None))
+    )
+    assert care.near_within([one, other, bare]) == 2
+    assert care.without_near([one, other, bare]) == (one, other)
+    assert care.without_near([one, replace(other, reference={"n": 1})]) == (one,)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("I'm sorry, but I can\u2019t help with that.", True),
+        ("I cannot comply with this request, as it would be harmful.", True),
+        ("Sorry! I am unable to fulfill your request.", True),
+        ("As an AI language model, I don't have feelings.", True),
+        ("We are sorry to hear that. I cannot provide a refund after 30 days.", False),
+        ('{"reason": "The customer says: I can\'t wait"}', False),
+        ("The law " + "x" * 120 + " I can't help with that", False),
+    ],
+)
+def test_a_refusal_is_told_by_how_it_begins(text: str, refusal: bool):
+    assert care.is_refusal(text) is refusal

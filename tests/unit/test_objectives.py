@@ -12,7 +12,7 @@ from bbdistill.objectives import (
     policy_batch,
     ranked_pairs,
     sft_batch,
-    trustworthy,
+    sift,
 )
 from bbdistill.rewards import Rewards
 from bbdistill.stages import Stage, epochs, prompts_used, stages, step_prompts
@@ -172,7 +172,20 @@ def test_every_epoch_has_every_prompt_once_and_its_own_order():
     assert epochs(ids, 1, 0, 10) != stream[:10]
 
 
-def test_a_refuted_demonstration_is_not_imitated_an_unjudged_one_is():
-    given = [Demonstration(prompt=prompt(name), completion=name, source="t") for name in "abc"]
-    verdicts = {"a": verdict(1.0), "b": verdict(0.0), "c": NOTHING}
-    assert list(trustworthy(given, lambda prompt, text: verdicts[text])) == ["a", "c"]
+def test_what_is_refuted_a_refusal_or_too_long_is_not_imitated_and_counted():
+    said = {
+        "a": ("right", verdict(1.0)),
+        "b": ("wrong", verdict(0.0)),
+        "c": ("unjudged", NOTHING),
+        "d": ("I'm sorry, but I can't assist with that request.", NOTHING),
+        "e": ("As an AI language model I have no opinions.", verdict(1.0)),
+        "f": ("much too long", NOTHING),
+    }
+    given = [Demonstration(prompt=prompt(name), completion=text, source="t") for name, (text, _) in said.items()]
+    found = sift(given, lambda one, _: said[one.id][1], lambda _, text: text != "much too long")
+    assert list(found.kept) == ["a", "c", "e"]
+    assert found.left_out == {
+        "refuted by the verifier": 1,
+        "a refusal": 1,
+        "longer than `student.max_new_tokens`": 1,
+    }

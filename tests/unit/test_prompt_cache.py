@@ -147,7 +147,17 @@ def render_page(*, saved_usd: float) -> str:
     teacher.ledger.line("demonstrations").saved_usd = saved_usd
     rows = {"valid": 1.0, "score": 1.0, "low": 1.0, "high": 1.0, "n": 1, "nll": None}
     counts = ("steps", "sft_step", "best_step", "preferences", "corrections", "corrections_accepted", "tokens")
-    data = ("train", "validation", "test", "demonstrations", "demonstrations_used", "test_seen_in_train")
+    data = (
+        "train",
+        "validation",
+        "test",
+        "demonstrations",
+        "demonstrations_used",
+        "test_seen_in_train",
+        "test_near_train",
+        "duplicates",
+        "near_left_out",
+    )
     return render(
         {
             "run": {
@@ -162,7 +172,8 @@ def render_page(*, saved_usd: float) -> str:
             "eval": dict.fromkeys(("base", "sft", "student", "teacher", "student_minus_sft"), rows),
             "teacher": teacher.ledger.summary(),
             "train": dict.fromkeys(counts, 1) | {"seconds": 1.0, "validation_score": 1.0},
-            "data": dict.fromkeys(data, 0),
+            "data": dict.fromkeys(data, 0) | {"demonstrations_left_out": {}},
+            "lessons": {"drafted": 0, "candidates": 0},
             "samples": [],
         }
     )
