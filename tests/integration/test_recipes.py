@@ -70,6 +70,7 @@ def test_isft_revises_until_the_verifier_passes_and_sets_aside_what_never_does(t
     aside = rows_of(tmp_path / "whole", "set_aside")
     assert {row["prompt"][-1]["content"] for row in aside} == {"number 6"}
     assert [row["completion"][0]["content"] for row in aside] == ['{"number": -1}'] * 2  # -1, -2, -1: the third edit
+    assert [row["feedback"] for row in aside] == ["`number` is wrong: the answer has -1; look at the text again."] * 2
     gathered = [row for row in rows if row["stage"].startswith("gather")]
     assert [row["gather/accepted"] for row in gathered] == [11, 11]
     assert all(row["gather/nll_correction"] > 0 and "optim/lr" not in row for row in gathered)
