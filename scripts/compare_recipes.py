@@ -58,6 +58,7 @@ ARMS = (
     Arm(name="sft, answers that pass", recipe="sft"),
     Arm(name=CONTROL, recipe="sft", data="references"),
     Arm(name="isft", recipe="isft", train=f"rounds = 2\nsteps = {STEPS // 2}"),
+    Arm(name="rgt", recipe="rgt", train=f"rounds = 1\nsteps = {STEPS}"),
 )
 
 
