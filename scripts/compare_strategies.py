@@ -5,7 +5,8 @@
     scripts/compare_strategies.py runs/compare                             trains and prints the table
 
 Both imitate x -> y for the same (x, y), in the same number of updates; `rgt` also imitates x -> [THINK] z [/THINK] y in
-the same step, and answers behind empty tags. A seed draws its own order: its first 50 are among its first 100. A result that is there is not computed again.
+the same step, and answers behind empty tags.
+A seed draws its own order: its first 50 are among its first 100. A result that is there is not computed again.
 """
 
 import argparse
