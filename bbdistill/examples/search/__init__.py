@@ -91,7 +91,6 @@ def make(
     stop: threading.Event | None = None,
 ) -> Chosen:
     """Asks the teacher of `config` for the questions and writes the files of the example, the config's `text` last."""
-
     stop = stop or threading.Event()
     about = drawn(documents)
 
