@@ -2,6 +2,8 @@
 
 import json
 import sys
+import textwrap
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from scripted_server import Answer, ScriptedServer, chat
 from bbdistill import verify
 from bbdistill.checks import verify_file
 from bbdistill.cli import main
+from bbdistill.config import VERIFIERS
 from bbdistill.data import load_prompts
 from bbdistill.errors import BBDistillError, ConfigError
 from bbdistill.types import Prompt, Verdict
@@ -340,3 +343,22 @@ def test_a_config_error_names_the_file(answers: Path):
     (answers.parent / "task.toml").write_text("recipe = ")
     with pytest.raises(ConfigError, match=r"task\.toml` is not valid TOML"):
         verified(answers, config=answers.parent / "task.toml")
+
+
+def test_the_examples_of_the_readme_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    line = next(line for line in readme.splitlines() if line.startswith("    verifier = ["))
+    (tmp_path / "answer.schema.json").write_text('{"type": "object"}')
+    (tmp_path / "checks.py").write_text(
+        textwrap.dedent(readme[readme.index("    def short_enough") :].split("\n\n")[0])
+    )
+    check = verify.load(tomllib.loads(line.strip())["verifier"], base=tmp_path, reveal=False)
+    given = Prompt(id="p", messages=(), reference={"a": "x", "b": "y"})
+    verdict = check(given, json.dumps({"a": "x", "b": "z" * 300}))
+    assert isinstance(verdict, Verdict)
+    # fields: 1 of 2, weight 2; short_enough: 0, weight 1
+    assert verdict.score == pytest.approx(1 / 3)
+    assert verdict.feedback.endswith("Too long: say it in 200 characters.")
+    assert {row.split("`")[1].partition(":")[0] for row in readme.splitlines() if row.startswith("| `")} >= {*VERIFIERS}
