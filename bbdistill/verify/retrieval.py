@@ -4,6 +4,8 @@ import json
 import re
 import sqlite3
 import threading
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,12 @@ class Retrieval:
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
         self._index.execute("CREATE VIRTUAL TABLE documents USING fts5 (id UNINDEXED, text)")
         documents = _documents(path)
-        self._ids = {name for name, _ in documents}
-        if len(self._ids) < len(documents) or not documents:
-            raise ConfigError(f"`{path}` has {'no document' if not documents else 'two documents with one id'}")
+        if not documents:
+            raise ConfigError(f"`{path}` has no document")
+        name, count = Counter(name for name, _ in documents).most_common(1)[0]
+        if count > 1:
+            raise ConfigError(f"`{path}` has {count} documents with the id `{name}`; ids must differ")
+        self._ids = frozenset(name for name, _ in documents)
         self._index.executemany("INSERT INTO documents VALUES (?, ?)", documents)
 
     def __call__(self, prompt: Prompt, answer: str, /) -> Verdict | Abstain:
@@ -83,10 +88,11 @@ class Retrieval:
 
 
 def _words(query: str) -> list[str]:
-    """Its different words, without what no word is made of."""
+    """Its different words, without what no word is made of. An accent apart from its letter would cut a word in two."""
     found: dict[str, None] = {}
-    for match in re.finditer(r"\w+", query):
-        found[match.group().casefold()[:100]] = None
+    for match in re.finditer(r"\w+", unicodedata.normalize("NFC", query)):
+        # Not casefold(): the index keeps "ß".
+        found[match.group().lower()[:100]] = None
         if len(found) == WORDS:
             break
     return list(found)
@@ -97,18 +103,24 @@ def _documents(path: Path) -> list[tuple[str, str]]:
         return list(_from_directory(path) if path.is_dir() else _from_lines(path))
     except OSError as fault:
         raise ConfigError(f"the documents `{path}` cannot be read: {fault.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the documents `{path}` are not all UTF-8 text") from None
 
 
 def _from_directory(path: Path) -> Iterator[tuple[str, str]]:
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            yield file.relative_to(path).as_posix(), file.read_text(encoding="utf-8")
+            name = file.relative_to(path).as_posix().encode("utf-8", "backslashreplace").decode()
+            yield name, _text(file)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"the document `{file}` is not UTF-8 text; move it elsewhere, or convert it") from None
 
 
 def _from_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
