@@ -238,10 +238,8 @@ def advise(
     advice = _stoppable(partial(advise_, config, mode=cache, replay=replay, **settings))
     print(json.dumps(advice.as_json(), indent=2) if as_json else render(advice))
     if write is not None:
-        done = (
-            f"next: bbdistill run {write} --dry-run" if advice.is_recipe else f"`{write}` not written: no recipe fits"
-        )
-        _say(done)
+        nothing = f"`{write}` is not written: there is something to do before any recipe"
+        _say(f"next: bbdistill run {write} --dry-run" if advice.is_recipe else nothing)
 
 
 @app.command()

@@ -129,8 +129,8 @@ class ModelConfig(Section):
 class TeacherConfig(ModelConfig):
     cache: Path = Path("cache/teacher.db")
     """The store: every paid reply, plan and rollout."""
-    max_usd: float | None = Field(None, gt=0)
-    """Hard cap for one run, the judge's calls included; None = no cap."""
+    max_usd: float | None = Field(None, ge=0)
+    """Hard cap for one run, the judge's calls included; None = no cap, 0 = only what is stored or free."""
     max_usd_by: PurposeCaps = PurposeCaps()  # pyright: ignore[reportCallIssue]
     """Hard caps on one purpose each, beside that: `max_usd_by = { preferences = 2.0 }`."""
 

@@ -14,7 +14,7 @@ from bbdistill.client.bounds import BYTES_PER_TOKEN
 from bbdistill.client.prices import price
 from bbdistill.client.store import Store
 from bbdistill.config import RunConfig, Settings, TeacherConfig
-from bbdistill.stages import Stage, prompts_used, stages
+from bbdistill.stages import Stage, demonstrated, prompts_used, stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.teacher.weigh import Scale, Weight
 from bbdistill.types import Abstain, Prompt, Purpose, Usage
@@ -174,7 +174,9 @@ class _Estimator:
         if config.student is None:
             prompts = task.train if config.task.validation else (*task.train, *task.validation)
         else:
-            prompts = [task.prompt(prompt_id) for prompt_id in prompts_used(self._stages, config.train.seed)]
+            shown = demonstrated(config, [prompt.id for prompt in task.train], task.demonstrations)
+            used = prompts_used(self._stages, config.train.seed, shown)
+            prompts = [task.prompt(prompt_id) for prompt_id in used]
         return [(prompt, 0) for prompt in prompts if prompt.id not in task.demonstrations]
 
     def _candidates(self) -> list[tuple[Prompt, int]]:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
@@ -61,8 +61,7 @@ class Stage:
 
 def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tuple[Stage, ...]:
     """The stages of a recipe, in order, for training prompts `ids`, of which those in `given` came with an answer."""
-    train = config.train
-    shown = tuple(ids) if config.feedback.demonstrations else tuple(name for name in ids if name in given)
+    train, shown = config.train, demonstrated(config, ids, given)
     supervised = Stage(
         name="sft",
         steps=train.steps,
@@ -108,6 +107,11 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
             return tuple(stage for stage in (warmup, *rounds) if stage.steps > 0)
         case _:
             assert_never(config.recipe)
+
+
+def demonstrated(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tuple[str, ...]:
+    """Those of `ids` that have a demonstration, or get one from the teacher."""
+    return tuple(ids) if config.feedback.demonstrations else tuple(name for name in ids if name in given)
 
 
 def _round(config: RunConfig, ids: Sequence[str], number: int) -> tuple[Stage, Stage]:
@@ -168,8 +172,11 @@ def step_prompts(stage: Stage, gathered: Iterable[str], *, step: int, stage_step
     return epochs(ids, seed, first, min(last, len(ids)) if stage.gathers else last)
 
 
-def prompts_used(stages: Sequence[Stage], seed: int) -> list[str]:
-    """The prompts whose demonstrations are imitated if every stage runs to its end, each once, in order of use."""
+def prompts_used(stages: Sequence[Stage], seed: int, shown: Collection[str]) -> list[str]:
+    """The prompts whose demonstrations are imitated if every stage runs to its end, each once, in order of use.
+
+    `shown` are those that may have one: a stage with rewards takes the others too.
+    """
     used: dict[str, None] = {}
     first = 0
     for stage in stages:
@@ -177,4 +184,5 @@ def prompts_used(stages: Sequence[Stage], seed: int) -> list[str]:
             last = first + stage.steps * stage.prompts
             used |= dict.fromkeys(epochs(stage.ids, seed, first, last))
             first = last
-    return list(used)
+    among = set(shown)
+    return [name for name in used if name in among]

@@ -1,6 +1,7 @@
 """A commented task.toml: one that fits the user's own JSONL (`init`), or one that says what was advised (`advise`)."""
 
 import json
+import os
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bbdistill.configfile import dump_config, parse_config, read_tables
+from bbdistill.configfile import dump_config, parse_config, read_tables, recipe_defaults
 from bbdistill.data import load_prompts
 from bbdistill.errors import ConfigError
 
@@ -29,8 +30,7 @@ def write_task(
     recipe: str = "gad",
 ) -> str:
     """Writes `out` and returns its text. ConfigError where the data or a value is wrong, or `out` exists."""
-    if out.exists():
-        raise ConfigError(f"`{out}` exists and is not overwritten; move it away or give another --out")
+    may_write(out, "--out")
     dataset = load_prompts(prompts)
     for file in (test, schema):
         if file is not None and not file.is_file():
@@ -55,8 +55,20 @@ def write_task(
         "cache": "cache/teacher.db",
         "student": student,
         "recipe": recipe,
+        "steps": recipe_defaults(recipe)["train"]["steps"],
     }
     return _write(out, values)
+
+
+def may_write(out: Path, option: str) -> None:
+    """ConfigError where `out`, given by `option`, cannot become a new file. Makes nothing."""
+    if out.is_dir():
+        raise ConfigError(f"`{option} {out}` is a directory; give the file to write, such as `{out / 'task.toml'}`")
+    if out.exists():
+        raise ConfigError(f"`{out}` exists and is not overwritten; move it away or give another {option}")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"`{option} {out}` cannot be written, because `{above}` is no directory to write to")
 
 
 _IN_THE_TEMPLATE = {
@@ -70,8 +82,7 @@ _IN_THE_TEMPLATE = {
 
 def rewrite_task(path: Path, overrides: Sequence[str], out: Path, *, why: str) -> str:
     """Writes the config at `path`, overrides applied, to `out`, with `why` above it; ConfigError where `out` exists."""
-    if out.exists():
-        raise ConfigError(f"`{out}` exists and is not overwritten; move it away or give another --write")
+    may_write(out, "--write")
     said = read_tables(path, overrides)
     config = parse_config(said, where=str(path), base=path.parent)
     dataset = load_prompts(config.task.prompts)
@@ -98,14 +109,14 @@ def rewrite_task(path: Path, overrides: Sequence[str], out: Path, *, why: str) -
     return _write(out, values)
 
 
-def _write(out: Path, values: Mapping[str, Any]) -> str:
+def _write(out: Path, values: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("bbdistill", "pages"),
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template("task.toml").render(values)
+    text = environment.get_template("task.toml").render(values | {"file": out.name})
     parse_config(tomllib.loads(text), where=str(out), base=out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")

@@ -33,7 +33,7 @@ from bbdistill.objectives import (
 )
 from bbdistill.rewards import Rewards, reward, reward_metrics
 from bbdistill.setup import Run
-from bbdistill.stages import Stage, prompts_used, step_prompts
+from bbdistill.stages import Stage, demonstrated, prompts_used, step_prompts
 from bbdistill.state import TrainState
 from bbdistill.task import verify_each
 from bbdistill.teacher.ask import Feedback, Questions, ask
@@ -255,7 +255,8 @@ def train(run: Run) -> TrainState:
 
 def collect_demonstrations(run: Run) -> Sifted:
     """The teacher's answer to every prompt whose demonstration the run will imitate, less those not worth it."""
-    used = prompts_used(run.stages, run.config.train.seed)
+    shown = demonstrated(run.config, [prompt.id for prompt in run.task.train], run.task.demonstrations)
+    used = prompts_used(run.stages, run.config.train.seed, shown)
     chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
     if run.plan.replaying:
         # A prompt that was changed: asking for it fails with the nearest recorded request and the difference.

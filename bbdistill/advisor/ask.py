@@ -2,15 +2,19 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from bbdistill.config import CacheMode, RunConfig
-from bbdistill.errors import BudgetExceeded, RunStopped, TeacherError
-from bbdistill.metrics import OnEvent, parting
+from bbdistill.errors import BudgetExceeded, TeacherError
+from bbdistill.metrics import Note, OnEvent, parting
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Demonstration, Prompt
 
+Reply: TypeAlias = Demonstration | Abstain | TeacherError | BudgetExceeded
+AGAIN = "the same command"
+"""How to go on after a stop."""
 LOOK_EVERY_S = 0.1
 
 
@@ -18,7 +22,8 @@ LOOK_EVERY_S = 0.1
 class Asked:
     """What came back: replies in the order of the prompts, and what stands in place of the others."""
 
-    replies: tuple[Demonstration | Abstain | TeacherError | BudgetExceeded, ...]
+    replies: tuple[Reply, ...]
+    """Fewer than there were prompts where the user said stop, or the teacher turned out to be unusable."""
     spent_usd: float | None
 
     @property
@@ -26,11 +31,13 @@ class Asked:
         return [reply for reply in self.replies if isinstance(reply, Demonstration)]
 
     @property
-    def told(self) -> list[bool]:
-        """Of the calls that were answered, whether the answer was usable."""
-        return [
-            isinstance(reply, Demonstration) for reply in self.replies if isinstance(reply, Demonstration | Abstain)
-        ]
+    def abstained(self) -> int:
+        """Calls that were answered with nothing usable."""
+        return sum(isinstance(reply, Abstain) for reply in self.replies)
+
+    @property
+    def answered(self) -> int:
+        return len(self.usable) + self.abstained
 
     @property
     def fault(self) -> str:
@@ -47,14 +54,13 @@ def ask(
     on_event: OnEvent,
     stop: threading.Event,
 ) -> Asked:
-    """One answer to each prompt, as far as the cap reaches.
+    """One answer to each prompt, as far as the cap reaches, or until `stop` is set; calls in flight are awaited.
 
-    BudgetExceeded where that is nowhere (or no price is known); RunStopped once calls in flight are stored. A teacher
-    that cannot be used is a finding.
+    BudgetExceeded where the cap allows not one. A teacher that cannot be used is a finding.
     """
     asked = asyncio.run(_ask(config, prompts, mode, replay, on_event, stop))
     over = [reply for reply in asked.replies if isinstance(reply, BudgetExceeded)]
-    if over and not asked.told:
+    if over and not asked.answered:
         raise over[0]
     return asked
 
@@ -70,33 +76,36 @@ async def _ask(
     teacher = Teacher.from_config(config.teacher, mode=mode, replay=replay, templates=config.task.templates)
     async with teacher:
         asking = [asyncio.create_task(_one(teacher, prompt)) for prompt in prompts]
+        pending = set(asking)
         try:
-            while not all(one.done() for one in asking):
-                await asyncio.wait(asking, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_EXCEPTION)
-                if any(one.done() and one.exception() for one in asking):
-                    break
-                if stop.is_set():
-                    raise RunStopped
+            while pending and not stop.is_set() and not any(_hopeless(one) for one in asking):
+                _, pending = await asyncio.wait(pending, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
                 on_event(teacher.progress("asking the teacher", total=len(prompts)))
-            return Asked(replies=tuple([await one for one in asking]), spent_usd=teacher.spent_usd)
-        except RunStopped:
-            await _give_up(teacher, asking)
-            raise RunStopped(parting(teacher.spent_usd, "the same command")) from None
+            await _give_up(teacher, pending)
+            replies = [one.result() for one in asking if not one.cancelled()]
         except BaseException:
-            await _give_up(teacher, asking)
+            await _give_up(teacher, pending)
+            if teacher.spent_usd != 0:
+                on_event(Note(text=parting(teacher.spent_usd, AGAIN)))
             raise
+        return Asked(replies=tuple(replies), spent_usd=teacher.spent_usd)
 
 
-async def _one(teacher: Teacher, prompt: Prompt) -> Demonstration | Abstain | TeacherError | BudgetExceeded:
+async def _one(teacher: Teacher, prompt: Prompt) -> Reply:
     try:
         return await teacher.demonstrate(prompt)
     except (TeacherError, BudgetExceeded) as fault:
         return fault
 
 
-async def _give_up(teacher: Teacher, asking: Sequence[asyncio.Task[object]]) -> None:
+def _hopeless(one: asyncio.Task[Reply]) -> bool:
+    """Whether it ended in a way that every other call would: a teacher, a record or a store that cannot be used."""
+    return one.done() and (one.exception() is not None or isinstance(one.result(), TeacherError))
+
+
+async def _give_up(teacher: Teacher, waiting: Collection[asyncio.Task[Reply]]) -> None:
     """Nothing more is bought; what is on the wire is stored."""
-    for one in asking:
+    for one in waiting:
         one.cancel()
     await teacher.drain()
-    await asyncio.gather(*asking, return_exceptions=True)
+    await asyncio.gather(*waiting, return_exceptions=True)

@@ -3,8 +3,7 @@
 Thresholds marked (estimate) are judgement, not measurement; where a figure's interval spans one, the advice says so.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from bbdistill.advisor import reasons
@@ -22,7 +21,7 @@ SOME_ANSWERS = 0.1
 USABLE_REPLIES = 0.5
 """Share of calls with a usable reply; a run demands the same (`feedback.max_abstain_rate`)."""
 FEWEST_ANSWERS = 10
-"""Fewer demonstrations than this teach a model those answers and nothing else (estimate)."""
+"""Fewer answers than this teach a model those answers and nothing else (estimate)."""
 FEW_ANSWERS = 50
 """Up to here every answer must teach as much as it can: rationales claim to need 3-5 times fewer (Parsed, 2025)."""
 TELLING_FEEDBACK = 0.5
@@ -38,7 +37,7 @@ class Advice:
     """One recommendation, its reason, and what would change it."""
 
     recommends: str
-    """A recipe of this build, or `data problem`, `fix the verifier`, `measure the student`."""
+    """A recipe, or what comes before any: `data problem`, `fix the verifier`, `measure the student`."""
     reason: str
     runner_up: Option | None = None
     changes: tuple[str, ...]
@@ -52,43 +51,45 @@ class Advice:
         return self.recommends in RECIPES
 
     def as_json(self) -> dict[str, Any]:
-        second = self.runner_up
+        trust, verdict = trust_in(self.findings)
         return {
             "recommends": self.recommends,
             "reason": self.reason,
-            "runner_up": second and {"recipe": second.recipe, "why": second.why},
-            "changes": list(self.changes),
             "settings": list(self.settings),
+            "runner_up": self.runner_up and asdict(self.runner_up),
+            "changes": list(self.changes),
+            "verifier": {"trust": trust, "why": verdict},
             "findings": self.findings.as_json(),
         }
 
 
-def decide(found: Findings, recipes: Sequence[str] = RECIPES) -> Advice:
-    """The advice for these findings; it names only recipes of this build (`recipes`)."""
+def decide(found: Findings) -> Advice:
+    """The advice for these findings: the first case that holds."""
     trust, verdict = trust_in(found)
     replies = _reaches(found.teacher_answers, USABLE_REPLIES)
-    # The first reason that holds decides.
+
+    if found.prompts < FEWEST_ANSWERS:
+        return _stop(
+            found, "data problem", f"there are {found.prompts} prompts to train on; {reasons.PROMPTS}", reasons.MORE
+        )
     if trust == "broken":
         return _stop(found, "fix the verifier", f"{verdict}; {reasons.FIX}", reasons.FIXED)
-    if answers := _good_answers(found, replies=replies):  # What can be demonstrated is imitated.
-        return _choose(found, recipes, answers, _imitating(found, replies and trust == "trusted", replies), "sft")
+    if why := _good_answers(found, replies=replies):  # What can be shown is imitated.
+        return _choose(found, why, _imitating(found, replies=replies, trusted=trust == "trusted"))
     if trust != "trusted":  # Neither answers nor a check of them.
         return _stop(found, "data problem", reasons.missing(found, verdict), reasons.DATA)
 
-    # From here on answers can be told apart, but not simply be shown.
-    bits, passing = found.bits.value, found.pass_bits.value or 0.0
+    # From here on right answers can be told from wrong ones, but there are too few right ones to show.
     if replies and _reaches(found.teacher_pass, SOME_ANSWERS) and _leads(found):  # Drafts can be corrected.
-        why = f"the teacher passes {rate(found.teacher_pass)}: too few to imitate as they come, enough to correct"
-        return _choose(found, recipes, why, _correcting(found), "isft")
-    if bits is not None and bits >= ENOUGH_BITS:  # The student passes sometimes: that can be selected, or rewarded.
+        why = f"the teacher passes {rate(found.teacher_pass)}: too few to imitate as they come, enough to correct; "
+        why += reasons.student(found)
+        return _choose(found, why, _correcting(found))
+    if _reaches(found.bits, ENOUGH_BITS):  # The student passes sometimes: that can be selected, or rewarded.
         why = f"{reasons.teacher(found)}, but the student passes {mean_rate(found.pass_at_1)}"
-        selecting, rewarding = reasons.best_of_student(found), reasons.gad(found)
-        options = [selecting, rewarding] if passing >= bits / 2 else [rewarding, selecting]
-        return _choose(found, recipes, why, options if replies else [selecting], "best_of_n")
-    if replies:  # It never passes: a reward would be silent, corrections are not.
-        why = f"{reasons.student(found)}; {reasons.teacher(found)}"
-        return _choose(found, recipes, why, _correcting(found), "isft")
-    if bits is None:
+        return _choose(found, why, _from_its_own(found, replies=replies))
+    if replies:  # The student never passes, or nobody knows: a reward may be silent, corrections are not.
+        return _choose(found, f"{reasons.student(found)}; {reasons.teacher(found)}", _correcting(found))
+    if found.bits.value is None:
         return _stop(found, "measure the student", reasons.unmeasured(found), reasons.DATA)
     return _stop(found, "data problem", f"{reasons.student(found)}; {reasons.missing(found, verdict)}", reasons.DATA)
 
@@ -99,42 +100,49 @@ def _good_answers(found: Findings, *, replies: bool) -> str:
     if found.given >= FEWEST_ANSWERS and (given.value is None or given.value >= GOOD_ANSWERS):
         checked = "and no verifier to doubt them" if given.value is None else f"and {rate(given)} of them pass"
         return f"{found.given} demonstrations came with the data, {checked}"
-    if not replies or found.prompts < FEWEST_ANSWERS:
-        return ""
-    if teacher.value is None:
+    if replies and teacher.value is None:
         return f"the teacher answers {rate(found.teacher_answers)}, and no verifier says how well: read some of them"
-    return f"the teacher's answers pass {rate(teacher)}" if teacher.value >= GOOD_ANSWERS else ""
+    return f"the teacher's answers pass {rate(teacher)}" if replies and _reaches(teacher, GOOD_ANSWERS) else ""
 
 
-def _imitating(found: Findings, correctable: bool, replies: bool) -> list[Option]:
+def _imitating(found: Findings, *, replies: bool, trusted: bool) -> list[Option]:
     """`sft`, and the next step up where the teacher can be asked for it."""
-    few = (found.prompts if replies else found.given) <= FEW_ANSWERS
-    telling = _reaches(found.feedback, TELLING_FEEDBACK)
-    rationales = [reasons.RGT] if correctable and few and telling else []
-    corrections = [reasons.ISFT] if correctable else []
-    return [reasons.SFT, *rationales, *corrections, *([reasons.gad(found)] if replies else [])]
+    asks = replies and _may_demonstrate(found)
+    options = [reasons.sft(found, asks=asks)]
+    if replies and trusted:
+        few = (found.prompts if asks else found.given) <= FEW_ANSWERS
+        options += [reasons.RGT] if few and _reaches(found.feedback, TELLING_FEEDBACK) else []
+        options += [reasons.ISFT]
+    return [*options, reasons.gad(found, asks=asks or found.given > 0)] if replies else options
 
 
 def _correcting(found: Findings) -> list[Option]:
     """`isft`, and what refines it: by the place of the mistake in long answers, by strategies for few prompts."""
-    long = [reasons.PROCESS] if _reaches(found.student_tokens, LONG_ANSWERS) else []
-    telling = _reaches(found.feedback, TELLING_FEEDBACK) and found.prompts <= FEW_ANSWERS
-    candidates = [reasons.BEST_OF_TEACHER] if _reaches(found.teacher_pass, SOME_ANSWERS) else []
-    return [reasons.ISFT, *long, *([reasons.RGT] if telling else []), *candidates, reasons.gad(found)]
+    options = [reasons.ISFT]
+    options += [reasons.PROCESS] if _reaches(found.student_tokens, LONG_ANSWERS) else []
+    telling = found.prompts <= FEW_ANSWERS and _reaches(found.feedback, TELLING_FEEDBACK)
+    options += [reasons.RGT] if telling else []
+    options += [reasons.BEST_OF_TEACHER] if _reaches(found.teacher_pass, SOME_ANSWERS) else []
+    return [*options, reasons.gad(found, asks=_may_demonstrate(found))]
 
 
-def _choose(found: Findings, recipes: Sequence[str], why: str, options: Sequence[Option], branch: str) -> Advice:
-    """The first option that this build has, with the next one as the runner-up."""
-    known = [option for option in options if option.recipe in recipes]
-    changes = (*reasons.changes(branch), *reasons.close_calls(found, GOOD_ANSWERS))
-    if not known:
-        return _stop(found, "data problem", f"{why}; no recipe of this build can use that", changes)
-    first, second = known[0], known[1] if len(known) > 1 else None
+def _from_its_own(found: Findings, *, replies: bool) -> list[Option]:
+    """Selection among the student's answers, or a reward for them: first what uses more of the verdicts."""
+    selecting, rewarding = reasons.best_of_student(found), reasons.gad(found, asks=_may_demonstrate(found))
+    if not replies:
+        return [selecting]  # a reward goes with corrections, and there is nobody to ask for them
+    half = (found.bits.value or 0.0) / 2
+    return [selecting, rewarding] if (found.pass_bits.value or 0.0) >= half else [rewarding, selecting]
+
+
+def _choose(found: Findings, why: str, options: list[Option]) -> Advice:
+    """The first option, with the next one as the runner-up."""
+    first, second = options[0], options[1] if len(options) > 1 else None
     return Advice(
         recommends=first.recipe,
-        reason=f"{why}; {first.why}",
+        reason=f"{why}; {first.why}{reasons.AT_ITS_END if found.teacher_answers.value is None else ''}",
         runner_up=second,
-        changes=changes,
+        changes=(*reasons.CHANGES[first.recipe], *reasons.close_calls(found, GOOD_ANSWERS)),
         settings=first.settings,
         findings=found,
     )
@@ -145,11 +153,16 @@ def _stop(found: Findings, says: str, reason: str, changes: tuple[str, ...]) -> 
     return Advice(recommends=says, reason=reason, changes=changes, findings=found)
 
 
-def _reaches(figure: Figure, threshold: float) -> bool:
-    return figure.value is not None and figure.value >= threshold
+def _may_demonstrate(found: Findings) -> bool:
+    """Whether the teacher is worth asking for demonstrations: of one that never passes, a run could keep none."""
+    return found.teacher_pass.value is None or found.teacher_pass.value >= SOME_ANSWERS
 
 
 def _leads(found: Findings) -> bool:
     """Whether the teacher passes more often than the student; so it is taken to, where the student is not known."""
     student = found.pass_at_1.value
     return student is None or (found.teacher_pass.value or 0.0) > student
+
+
+def _reaches(figure: Figure, threshold: float) -> bool:
+    return figure.value is not None and figure.value >= threshold

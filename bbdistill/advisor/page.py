@@ -1,97 +1,125 @@
 """An advice as text for a terminal: what to do, why, what would change that, and the figures it rests on."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bbdistill.advisor.decide import Advice
 from bbdistill.advisor.findings import Cost, Figure, Findings
 from bbdistill.advisor.trust import trust_in
+from bbdistill.metrics import money
 
 WIDTH = 79
-_FIGURES = {
-    "given_pass": ("given demonstrations that pass", "{:.2f}"),
-    "given_score": ("their mean score", "{:.2f}"),
-    "teacher_answers": ("usable replies of the teacher", "{:.2f}"),
-    "teacher_pass": ("answers of the teacher that pass", "{:.2f}"),
-    "teacher_score": ("their mean score", "{:.2f}"),
-    "steady": ("same verdict twice", "{:.2f}"),
-    "accepts_reference": ("references accepted as answers", "{:.2f}"),
-    "rejects_empty": ("empty answers rejected", "{:.2f}"),
-    "rejects_other": ("answers to other prompts rejected", "{:.2f}"),
-    "rejects_shuffled": ("shuffled answers rejected", "{:.2f}"),
-    "rejects_truncated": ("cut answers rejected", "{:.2f}"),
-    "feedback": ("rejections with words of their own", "{:.2f}"),
-    "pass_at_1": ("student: pass@1", "{:.2f}"),
-    "pass_at_k": ("student: pass@{k}", "{:.2f}"),
-    "bits": ("bits per rollout of a reward", "{:.2f}"),
-    "pass_bits": ("of them in rollouts that pass", "{:.2f}"),
-    "zero_variance": ("groups that score alike", "{:.2f}"),
-    "student_tokens": ("tokens of a rollout", "{:.0f}"),
-    "cut": ("rollouts cut at max_new_tokens", "{:.2f}"),
-    "answer_tokens": ("tokens of an answer", "{:.0f}"),
-    "nll": ("nats per token of the answers", "{:.2f}"),
-    "sample_s": ("seconds per token sampled", "{:.5f}"),
-    "train_s": ("seconds per token trained", "{:.5f}"),
+_RATE, _COUNT, _SECONDS = "{:.2f}", "{:.0f}", "{:.5f}"
+_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "demonstrations": {
+        "given_pass": ("that pass", _RATE),
+        "given_score": ("their mean score", _RATE),
+    },
+    "teacher": {
+        "teacher_answers": ("usable replies", _RATE),
+        "teacher_pass": ("answers that pass", _RATE),
+        "teacher_score": ("their mean score", _RATE),
+    },
+    "verifier": {
+        "steady": ("same verdict when asked twice", _RATE),
+        "accepts_reference": ("references accepted as answers", _RATE),
+        "rejects_empty": ("empty answers rejected", _RATE),
+        "rejects_other": ("answers to other prompts rejected", _RATE),
+        "rejects_shuffled": ("shuffled answers rejected", _RATE),
+        "rejects_truncated": ("cut answers rejected", _RATE),
+        "feedback": ("rejections with words of their own", _RATE),
+    },
+    "student before training": {
+        "pass_at_1": ("pass@1, a mean over prompts", _RATE),
+        "pass_at_k": ("pass@{k}", _RATE),
+        "bits": ("bits per rollout of a reward", _RATE),
+        "pass_bits": ("of these in rollouts that pass", _RATE),
+        "zero_variance": ("groups of {k} that score alike", _RATE),
+        "student_tokens": ("tokens of a rollout", _COUNT),
+        "cut": ("rollouts cut at max_new_tokens", _RATE),
+        "answer_tokens": ("tokens of an answer to imitate", _COUNT),
+        "nll": ("its nats per token of that", _RATE),
+        "sample_s": ("seconds per token sampled", _SECONDS),
+        "train_s": ("seconds per token trained on", _SECONDS),
+    },
 }
 """Of each figure, what it is called and how it is written."""
 
 
 def render(advice: Advice) -> str:
     """Lines of at most 79 characters."""
-    found = advice.findings
-    lines = [f"recommended: {advice.recommends}", *_wrapped(advice.reason)]
-    if advice.settings:
-        lines += _wrapped(f"with {', '.join(advice.settings)}")
-    if advice.runner_up is not None:
-        lines += ["", f"runner-up: {advice.runner_up.recipe}", *_wrapped(advice.runner_up.why)]
+    found, second = advice.findings, advice.runner_up
+    lines = [f"recommended: {advice.recommends}", *_wrapped(advice.reason), *_settings(advice.settings)]
+    if second is not None:
+        lines += ["", f"runner-up: {second.recipe}", *_wrapped(second.why), *_settings(second.settings)]
     lines += ["", "what would change this:"]
     for change in advice.changes:
         lines += _wrapped(change, first="- ")
-    given = f"{found.given} of them with a demonstration" if found.given else "none with a demonstration"
-    lines += [
-        "",
-        *textwrap.wrap(f"measured: {found.prompts} prompts to train on; {given}; {trust_in(found)[1]}", WIDTH),
-    ]
-    lines += _table(found)
-    lines += ["", *_costs(found)]
-    return "\n".join(lines)
+    lines += ["", f"measured, for {money(found.spent_usd)}:"]
+    for name in _GROUPS:
+        lines += _group(name, advice)
+    # Where something else comes first, nobody is about to run a recipe.
+    return "\n".join([*lines, *(_costs(found) if advice.is_recipe else ())])
 
 
-def _table(found: Findings) -> Iterator[str]:
-    """A line for each figure that was measured; the others by why they were not."""
+def _settings(settings: tuple[str, ...]) -> list[str]:
+    return [f"  with {line}" if index == 0 else f"       {line}" for index, line in enumerate(settings)]
+
+
+def _group(name: str, advice: Advice) -> Iterator[str]:
+    """A heading, and a line for each figure; those that were not measured by why they were not."""
+    found = advice.findings
+    said = _said(name, found)
+    yield from _wrapped(f"{name}: {said}" if said and said not in advice.reason else name)
     absent: dict[str, list[str]] = {}
-    for name, (label, form) in _FIGURES.items():
-        figure: Figure = getattr(found, name)
+    for key, (label, form) in _GROUPS[name].items():
+        figure: Figure = getattr(found, key)
         label = label.format(k=found.k)
         if figure.value is None:
             absent.setdefault(figure.why, []).append(label)
         else:
-            yield f"  {label:<36}{form.format(figure.value):>7}  n {figure.n}"
+            yield f"    {label:<36}{form.format(figure.value):>7}  n {figure.n}"
     for why, labels in absent.items():
-        yield from _wrapped(f"not measured ({why}): {', '.join(labels)}")
+        which = f"{', '.join(labels)}: " if len(labels) < len(_GROUPS[name]) else ""
+        yield from _wrapped(f"{which}not measured ({why})", first="    ")
+
+
+def _said(name: str, found: Findings) -> str:
+    """What there is to say of a group before its figures."""
+    match name:
+        case "demonstrations":
+            return f"with {found.given} of the {found.prompts} prompts to train on"
+        case "teacher" if found.teacher_answers.n:
+            return found.teacher_fault
+        case "verifier":
+            return trust_in(found)[1].removeprefix("the verifier ")
+        case _:
+            return ""
 
 
 def _costs(found: Findings) -> Iterator[str]:
-    spent = "an unknown sum" if found.spent_usd is None else f"${found.spent_usd:.4f}"
-    yield f"measuring this cost {spent}; a whole run would take, by an estimate:"
+    yield from ("", "a whole run would take, by an estimate:")
     for cost in found.costs:
-        yield f"  {cost.recipe:<10}{_dollars(cost):<28}{_hours(cost)}".rstrip()
-    yield from textwrap.wrap("hours are of sampling and training on this machine, the teacher not waited for", WIDTH)
+        yield from _wrapped(_cost(cost), first=f"  {cost.recipe:<10}")
+    if any(cost.hours is not None for cost in found.costs):
+        yield from textwrap.wrap(
+            "times are at most, of sampling and training on this machine; the teacher is not waited for", WIDTH
+        )
 
 
-def _dollars(cost: Cost) -> str:
+def _cost(cost: Cost) -> str:
     if cost.why:
-        return textwrap.shorten(cost.why, 60)
-    return "dollars unknown" if cost.usd is None else f"${cost.usd[0]:.4f} - ${cost.usd[1]:.4f}"
+        return cost.why
+    usd = "dollars unknown" if cost.usd is None else f"${cost.usd[0]:.4f} - ${cost.usd[1]:.4f}"
+    return f"{usd}, {_time(cost.hours)}"
 
 
-def _hours(cost: Cost) -> str:
-    if cost.why:
-        return ""
-    if cost.hours is None:
-        return "hours not measured"
-    return f"{cost.hours:.1f} hours" if cost.hours >= 1 else f"{60 * cost.hours:.1f} minutes"
+def _time(hours: float | None) -> str:
+    if hours is None:
+        return "time not measured"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _wrapped(text: str, first: str = "  ") -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent="  ")
+    indent = " " * max(2, len(first) - len(first.lstrip()))
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent)

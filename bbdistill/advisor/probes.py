@@ -2,13 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
-from bbdistill.advisor.findings import Figure, mean
-from bbdistill.task import Verify
-from bbdistill.types import Abstain, Prompt, Verdict
+from bbdistill.advisor.checked import Case, Checked
+from bbdistill.advisor.findings import Figure, marks, mean
+from bbdistill.types import Prompt, Verdict
 from bbdistill.verify.fields import same
 
 _TRIES = 8
@@ -28,27 +28,33 @@ class Probed:
     feedback: Figure
 
 
-def probe(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[str]], verify: Verify) -> Probed:
-    """`answers` by prompt id, the best known first; the first one that passes is damaged, else the first."""
-    checked = _Checked(verify)
+def probe(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[str]], check: Checked) -> Probed:
+    """`answers` by prompt id, the best known first; the first one that passes is damaged, else the first.
+
+    What `check` was asked before counts for `steady` and `feedback` as well.
+    """
     references = [(prompt, text) for prompt in prompts if (text := as_answer(prompt.reference))]
-    bases: dict[str, tuple[Prompt, str]] = {}
-    for prompt in prompts:
-        known = [*answers.get(prompt.id, ()), *(text for one, text in references if one is prompt)]
-        right = [text for text in known if checked.passes(prompt, text)]
-        if known:
-            bases[prompt.id] = prompt, (right or known)[0]
-    held = list(bases.values())
-    nothing = "there is no answer to damage"
+    accepted = marks(check.judge(references, "references as answers"), "no prompt has a `reference` that is judged")
+    held = [(prompt, text) for prompt in prompts if (text := _best(prompt, answers.get(prompt.id, ()), check))]
+    nothing = "" if held else "there is no answer to damage"
     return Probed(
-        accepts_reference=mean(_passed(checked, references), "no prompt has a `reference` that is judged"),
-        rejects_empty=_rejects(checked, [(prompt, "") for prompt in prompts], checked.abstained or "nothing to ask"),
-        rejects_other=_rejects(checked, _misplaced(held), "no two answers differ" if held else nothing),
-        rejects_shuffled=_rejects(checked, _damaged(held, shuffled), "no answer has an order" if held else nothing),
-        rejects_truncated=_rejects(checked, _damaged(held, truncated), "no answer is long enough" if held else nothing),
-        steady=mean(checked.steady, "there is nothing to ask twice"),
-        feedback=checked.telling(),
+        accepts_reference=accepted.passed,
+        rejects_empty=_rejects(check, [(prompt, "") for prompt in prompts], "empty answers", "nothing was asked"),
+        rejects_other=_rejects(check, _misplaced(held), "answers to other prompts", nothing or "no two answers differ"),
+        rejects_shuffled=_rejects(
+            check, _damaged(held, shuffled), "shuffled answers", nothing or "no answer has an order"
+        ),
+        rejects_truncated=_rejects(
+            check, _damaged(held, truncated), "cut answers", nothing or "no answer is long enough"
+        ),
+        steady=check.steady(),
+        feedback=check.telling(),
     )
+
+
+def unprobed(why: str) -> Probed:
+    """Of a verifier that there is not."""
+    return Probed(**{each.name: Figure(why=why) for each in fields(Probed)})
 
 
 def as_answer(reference: Any) -> str:
@@ -78,55 +84,25 @@ def truncated(text: str, seed: str = "") -> str | None:
     return text[: len(text) // 2].rstrip() or None
 
 
-class _Checked:
-    """The verifier, asked twice about every text: the figures say whether it said the same."""
-
-    def __init__(self, verify: Verify) -> None:
-        self._verify = verify
-        self._known: dict[tuple[str, str], Verdict | Abstain] = {}
-        self.steady: list[bool] = []
-        self.abstained = ""
-        """Why it had nothing to say, the last time."""
-
-    def __call__(self, prompt: Prompt, text: str) -> Verdict | Abstain:
-        place = prompt.id, text
-        if place not in self._known:
-            first, second = self._verify(prompt, text), self._verify(prompt, text)
-            self._known[place] = first
-            self.steady.append(_said(first) == _said(second))
-            if isinstance(first, Abstain):
-                self.abstained = f"it abstains: {first.reason}"
-        return self._known[place]
-
-    def passes(self, prompt: Prompt, text: str) -> bool:
-        verdict = self(prompt, text)
-        return isinstance(verdict, Verdict) and verdict.passed
-
-    def telling(self) -> Figure:
-        """Different feedback for each rejection of an answer that is not empty."""
-        said = [
-            verdict.feedback
-            for (_, text), verdict in self._known.items()
-            if text and isinstance(verdict, Verdict) and not verdict.passed
-        ]
-        if not said:
-            return Figure(why="nothing was rejected")
-        return Figure(value=len({text for text in said if text}) / len(said), n=len(said), why="")
+def _best(prompt: Prompt, known: Sequence[str], check: Checked) -> str:
+    """The first text that passes, the reference after all others; without one, the first. Empty where there is none."""
+    texts = [text for text in (*known, as_answer(prompt.reference)) if text]
+    return next((text for text in texts if _passes(check, prompt, text)), texts[0] if texts else "")
 
 
-def _rejects(checked: _Checked, cases: Sequence[tuple[Prompt, str]], why: str) -> Figure:
-    verdicts = [checked(prompt, text) for prompt, text in cases]
-    return mean((not v.passed for v in verdicts if isinstance(v, Verdict)), checked.abstained if cases else why)
+def _passes(check: Checked, prompt: Prompt, text: str) -> bool:
+    verdict = check(prompt, text)
+    return isinstance(verdict, Verdict) and verdict.passed
 
 
-def _passed(checked: _Checked, cases: Sequence[tuple[Prompt, str]]) -> Iterator[bool]:
-    verdicts = [checked(prompt, text) for prompt, text in cases]
-    return (verdict.passed for verdict in verdicts if isinstance(verdict, Verdict))
+def _rejects(check: Checked, cases: Sequence[Case], what: str, nothing: str) -> Figure:
+    verdicts = check.judge(cases, what)
+    return mean((not v.passed for v in verdicts if isinstance(v, Verdict)), check.abstained if cases else nothing)
 
 
-def _misplaced(held: Sequence[tuple[Prompt, str]]) -> list[tuple[Prompt, str]]:
+def _misplaced(held: Sequence[Case]) -> list[Case]:
     """Each prompt with the answer to the next one that says something else."""
-    found: list[tuple[Prompt, str]] = []
+    found: list[Case] = []
     for index, (prompt, own) in enumerate(held):
         around = (*held[index + 1 :], *held[:index])
         others = (text for _, text in around if not same(_value(text), _value(own)))
@@ -134,7 +110,7 @@ def _misplaced(held: Sequence[tuple[Prompt, str]]) -> list[tuple[Prompt, str]]:
     return found
 
 
-def _damaged(held: Sequence[tuple[Prompt, str]], how: Callable[[str, str], str | None]) -> list[tuple[Prompt, str]]:
+def _damaged(held: Sequence[Case], how: Callable[[str, str], str | None]) -> list[Case]:
     hurt = [(prompt, how(text, prompt.id)) for prompt, text in held]
     return [(prompt, text) for prompt, text in hurt if text is not None]
 
@@ -154,8 +130,3 @@ def _other_order(parts: list[Any], seed: str) -> list[Any] | None:
         if order != parts:
             return order
     return None
-
-
-def _said(verdict: Verdict | Abstain) -> tuple[bool, float] | None:
-    """What counts of a verdict; its words may differ."""
-    return (verdict.passed, verdict.score) if isinstance(verdict, Verdict) else None

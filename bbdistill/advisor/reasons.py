@@ -14,72 +14,96 @@ class Option:
     settings: tuple[str, ...] = ()
 
 
-SFT = Option(
-    recipe="sft", why="imitating them tells the student about every token, a reward at most one bit per answer"
-)
+# The cases for the recipes
+
 ISFT = Option(
     recipe="isft", why="drafts are corrected by the verifier's feedback until they pass, and the corrections imitated"
 )
-RGT = Option(recipe="rgt", why="the feedback, compressed to a strategy, is imitated beside the answer: for few answers")
+RGT = Option(
+    recipe="rgt",
+    why="as `isft`, and a strategy drawn from the feedback is imitated beside each answer: more from few prompts",
+)
 PROCESS = Option(
-    recipe="process", why="answers are long: the teacher marks the first wrong part, and only what follows is corrected"
+    recipe="process",
+    why="as `isft`, but the teacher marks the first wrong part, and only what follows is corrected: for long answers",
 )
 BEST_OF_TEACHER = Option(
-    recipe="best_of_n", why="several answers of the teacher for each prompt, of which one that passes is imitated"
+    recipe="best_of_n",
+    why="several answers of the teacher to each prompt, of which one that passes is imitated",
+    settings=('feedback.candidates_from="teacher"',),
 )
 
-FIX = (
-    "filtering by it, correcting until it passes or rewarding what it passes would teach its mistakes: mend it first, "
-    "and hold answers that you know against it with `bbdistill verify`"
-)
-FIXED = ("a verifier that works: measure again",)
-COLLECT = (
-    "collect first: 20 to 50 answers that you would sign, as `completion`, or `reference` values and a verifier that "
-    "compares with them"
-)
-DATA = (
-    "good demonstrations, or a teacher that answers: `sft`",
-    "a verifier that accepts right answers and rejects others: corrections or selection",
-)
-_CHANGES = {
-    "sft": ("a trustworthy verifier that passes less than 70 % of the answers: corrections until they pass",),
-    "isft": (
-        "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
-        "a student that passes sometimes, and as often as the teacher: selection among its answers",
-    ),
-    "best_of_n": (
-        "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
-        "a teacher that passes more often than the student: corrections",
-        "a student that passes more than half the time: rewards, since most of a verdict then lies in the failures",
-    ),
-}
 
-
-def changes(branch: str) -> tuple[str, ...]:
-    """What would turn a recommendation into another one."""
-    return _CHANGES[branch]
+def sft(found: Findings, *, asks: bool) -> Option:
+    """`asks`: whether the teacher writes the demonstrations that did not come with the data."""
+    return Option(
+        recipe="sft",
+        why="imitating them tells the student about every token, a reward at most one bit per answer",
+        settings=() if found.given == found.prompts else (f"feedback.demonstrations={str(asks).lower()}",),
+    )
 
 
 def best_of_student(found: Findings) -> Option:
     bits, passing = found.bits.value or 0.0, found.pass_bits.value or 0.0
     return Option(
         recipe="best_of_n",
-        why=f"imitating those of its answers that pass uses {passing:.2f} of the {bits:.2f} bits that a verdict on a "
-        "rollout carries",
+        why=f"imitating those of its own answers that pass uses {passing:.2f} of the {bits:.2f} bits that a verdict on "
+        "a rollout carries",
         settings=('feedback.candidates_from="student"',),
     )
 
 
-def gad(found: Findings) -> Option:
+def gad(found: Findings, *, asks: bool) -> Option:
+    """`asks`: as for `sft`; without demonstrations there is nothing that a discriminator could learn at first."""
     if found.bits.value is None:
-        return Option(recipe="gad", why="its own answers are corrected, and rewards tell the better from the worse")
-    flat = found.zero_variance
-    silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
-    return Option(
-        recipe="gad",
-        why=f"a reward carries {found.bits.value:.2f} bits per rollout (1 at most){silent}; accepted corrections are "
-        "imitated beside it",
-    )
+        why = "its own answers are corrected, and rewards tell the better from the worse"
+    else:
+        flat = found.zero_variance
+        silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
+        why = f"a reward carries {found.bits.value:.2f} bits per rollout (1 at most){silent}; accepted corrections are "
+        why += "imitated beside it"
+    alone = ("feedback.demonstrations=false", "discriminator.warmup_steps=0", "discriminator.reward_weight=0.0")
+    return Option(recipe="gad", why=why, settings=() if asks else alone)
+
+
+# What else there is to say
+
+AT_ITS_END = (
+    "; at its end a run has the teacher answer the test prompts, so the teacher has to work by then, though nothing is "
+    "learned from it"
+)
+FIX = (
+    "filtering by it, correcting until it passes or rewarding what it passes would teach its mistakes: mend it first, "
+    "and hold answers that you know against it with `bbdistill verify`"
+)
+FIXED = ("a verifier that accepts right answers and rejects others: measure again",)
+COLLECT = (
+    "collect first: 20 to 50 answers that you would sign, as `completion`, or `reference` values and a verifier that "
+    "compares with them"
+)
+MORE = ("10 prompts or more: measure again",)
+PROMPTS = "collect first: prompts as your users write them, some hundreds, and some more to test on"
+DATA = (
+    "good demonstrations, or a teacher that answers: `sft`",
+    "a verifier that accepts right answers and rejects others: corrections or selection",
+)
+_OWN = (
+    "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
+    "a teacher that passes more often than the student: corrections until they pass (`isft`)",
+)
+CHANGES = {
+    "sft": ("a trustworthy verifier that passes less than 70 % of the answers: corrections until they pass (`isft`)",),
+    "isft": (
+        "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
+        "a student that passes sometimes, and as often as the teacher: selection among its answers (`best_of_n`)",
+    ),
+    "best_of_n": (
+        *_OWN,
+        "a student that passes more than half of the time: rewards (`gad`), since its failures then tell more",
+    ),
+    "gad": (*_OWN, "a student that passes less than half of the time: selection among its answers (`best_of_n`)"),
+}
+"""What would turn a recommendation into another one."""
 
 
 def missing(found: Findings, verdict: str) -> str:

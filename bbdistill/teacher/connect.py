@@ -94,7 +94,7 @@ def ready(
         if not _priced(model):
             raise ConfigError(
                 f"no price is known for `{model.model}`, so a dollar cap cannot be kept; set `input_usd_per_mtok` and "
-                "`output_usd_per_mtok`, or run without a cap"
+                "`output_usd_per_mtok`: both to 0 for a server of your own"
             )
     if mode != "off" and config.cache.is_file() and config.cache.stat().st_size:
         Store(config.cache, read_only=True).close()

@@ -1,9 +1,11 @@
 """What the probes make of verifiers that are good, weak, broken or fickle; real ones where there are such."""
 
 import itertools
+import threading
 
 import pytest
 
+from bbdistill.advisor.checked import Checked
 from bbdistill.advisor.findings import Findings, marks
 from bbdistill.advisor.probes import Probed, as_answer, probe, shuffled, truncated
 from bbdistill.advisor.trust import trust_in
@@ -24,8 +26,12 @@ def answers(prompts: list[Prompt]) -> dict[str, list[str]]:
     return {prompt.id: [as_answer(prompt.reference)] for prompt in prompts}
 
 
+def checked(verify: Verify) -> Checked:
+    return Checked(verify, on_event=lambda _: None, stop=threading.Event())
+
+
 def probed(verify: Verify, prompts: list[Prompt] = PROMPTS) -> Probed:
-    return probe(prompts, answers(prompts), verify)
+    return probe(prompts, answers(prompts), checked(verify))
 
 
 def said_of(verify: Verify, prompts: list[Prompt] = PROMPTS) -> tuple[str, str]:
@@ -43,7 +49,10 @@ def test_a_verifier_that_knows_the_answer_catches_everything() -> None:
     # Cut answers are not JSON in eight ways or fewer; the other rejections name the wrong fields and what they hold.
     assert found.feedback.n == 24
     assert (found.feedback.value or 0) > 0.5
-    assert said_of(Fields()) == ("trusted", "the verifier rejects 32 of 32 damaged or misplaced answers")
+    assert said_of(Fields()) == (
+        "trusted",
+        "the verifier rejects 32 of 32 empty, misplaced or damaged answers, and accepts 8 of 8 given demonstrations",
+    )
 
 
 def test_a_schema_alone_checks_form() -> None:
@@ -59,7 +68,7 @@ def test_references_on_half_of_the_prompts_leave_the_other_half_to_the_schema() 
         Prompt(id=p.id, messages=p.messages, reference=p.reference if i % 2 else None) for i, p in enumerate(PROMPTS)
     ]
     known = {prompt.id: [as_answer(prompt.reference)] for prompt in PROMPTS}
-    found = probe(half, known, combine([SCHEMA, Fields()]))
+    found = probe(half, known, checked(combine([SCHEMA, Fields()])))
     assert (found.rejects_other.value, found.rejects_other.n) == (0.5, 8)
     assert found.accepts_reference.n == 4
 
@@ -100,12 +109,12 @@ def test_answers_that_say_the_same_are_not_misplaced() -> None:
 
 def test_the_answer_that_passes_is_the_one_to_damage() -> None:
     known = {prompt.id: ["nonsense", as_answer(prompt.reference)] for prompt in PROMPTS}
-    assert probe(PROMPTS, known, Fields()).rejects_truncated.n == 8
-    found = probe([PROMPTS[0]], {}, Fields())  # the reference itself, where nothing else is known
+    assert probe(PROMPTS, known, checked(Fields())).rejects_truncated.n == 8
+    found = probe([PROMPTS[0]], {}, checked(Fields()))  # the reference itself, where nothing else is known
     assert found.rejects_truncated.n == 1
     bare = [Prompt(id="b", messages=())]
-    assert probe(bare, {}, SCHEMA).rejects_other.why == "there is no answer to damage"
-    assert probe(bare, {}, SCHEMA).rejects_empty.n == 1
+    assert probe(bare, {}, checked(SCHEMA)).rejects_other.why == "there is no answer to damage"
+    assert probe(bare, {}, checked(SCHEMA)).rejects_empty.n == 1
 
 
 def test_damage_changes_the_text_and_keeps_its_parts() -> None:

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "checks": BOTTOM | {"task", "verify", "client", "teacher"},
     "estimate": BOTTOM | {"task", "stages", "client", "teacher"},
     "dryrun": BOTTOM | {"care", "task", "stages", "estimate", "student"},
-    "advisor": BOTTOM | {"task", "teacher", "verify", "student", "stages", "estimate", "starter"},
+    "advisor": BOTTOM | {"task", "teacher", "verify", "student", "stages", "objectives", "estimate", "starter"},
     "examples": BOTTOM | {"task", "teacher", "verify"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},

@@ -121,12 +121,24 @@ def test_a_recipe_with_rounds_warms_up_on_what_is_given_and_then_gathers_and_imi
         ("sft-2", 7),
     ]
     assert given[0].ids == ("2", "5")
-    assert set(prompts_used(given, 0)) == {"2", "5"}
+    assert set(prompts_used(given, 0, given[0].ids)) == {"2", "5"}
     assert [stage.name for stage in stages_of(config(recipe="isft", rounds=1))] == ["gather-1", "sft-1"]
     asked = stages_of(config(recipe="isft", feedback={"demonstrations": True}))
     assert (asked[0].name, len(asked[0].ids)) == ("warmup", 10)
     with pytest.raises(ConfigError, match="nothing to imitate"):
         stages_of(config(recipe="sft", feedback={"demonstrations": False}))
+
+
+def test_rewards_need_no_demonstration():
+    """`gad` on prompts that came with no answer, where the teacher is not asked for any."""
+    shown = {"recipe": "gad", "feedback": {"demonstrations": False}}
+    given = stages_of(config(**shown), given=("2", "5"))
+    assert [stage.name for stage in given] == ["warmup", "discriminator", "policy"]
+    assert set(prompts_used(given, 0, ("2", "5"))) == {"2", "5"}
+    none = stages_of(config(**shown))
+    assert [stage.name for stage in none] == ["discriminator", "policy"]
+    assert len(none[1].ids) == 10
+    assert prompts_used(none, 0, ()) == []
 
 
 def test_each_recipe_asks_its_own_questions():

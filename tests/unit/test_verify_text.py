@@ -177,9 +177,9 @@ def test_regex(case: str):
 
 @pytest.mark.parametrize("pattern", ["(x+x+)+y", "(x|xx)+$", "^(x|x)*$"])
 def test_a_pattern_that_would_go_on_for_ever_is_no_verdict(pattern: str):
-    start = time.monotonic()
+    start = time.process_time()  # of this process alone: what else the machine does is not counted
     assert said(Regex(pattern), "x" * 5_000 + "!") == "the pattern takes longer than 1 s on an answer"
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
