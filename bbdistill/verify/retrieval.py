@@ -20,6 +20,7 @@ WORDS = 64
 """Different words of a query that are used, from its beginning."""
 SHOWN = 3
 _SNIPPET = 100
+_EXCERPT = 400
 
 
 class Retrieval:
@@ -27,7 +28,7 @@ class Retrieval:
 
     `path`: a JSONL file of {"id", "text"}, or a directory of UTF-8 text files, whose ids are their relative paths. The
     index is in memory. A query is taken as a set of words of which any may match; nothing in it is an operator.
-    Abstains where the reference is not the id of a document.
+    Abstains where the reference is not the id of a document. With `reveal` the feedback shows how that one begins.
     """
 
     def __init__(self, path: Path, *, k: int = 5, reveal: bool = False) -> None:
@@ -44,12 +45,12 @@ class Retrieval:
         name, count = Counter(name for name, _ in documents).most_common(1)[0]
         if count > 1:
             raise ConfigError(f"`{path}` has {count} documents with the id `{name}`; ids must differ")
-        self._ids = frozenset(name for name, _ in documents)
+        self._texts = dict(documents)
         self._index.executemany("INSERT INTO documents VALUES (?, ?)", documents)
 
     def __call__(self, prompt: Prompt, answer: str, /) -> Verdict | Abstain:
         wanted: object = prompt.reference
-        if not isinstance(wanted, str) or wanted not in self._ids:
+        if not isinstance(wanted, str) or wanted not in self._texts:
             return Abstain(reason="the reference is not the id of a document")
         words = _words(answer)
         hits = self._search(words)
@@ -60,7 +61,7 @@ class Retrieval:
             return Verdict(score=score, passed=True, feedback="")
         why = self._why(answer, words, rank, [hit for hit in hits if hit[0] != wanted])
         if self._reveal:
-            why += f" The right document is `{wanted}`."
+            why += f" The right document is `{wanted}` ({one_line(self._texts[wanted], _EXCERPT)})."
         return Verdict(score=score, passed=False, feedback=why)
 
     def _why(self, query: str, words: list[str], rank: int | None, others: list[tuple[str, str]]) -> str:

@@ -98,7 +98,8 @@ def test_retrieval(case: str, file: Path):
             True,
             wrong(
                 "The right document is only in place 4. Found before it: "
-                "`soup-2` (soup soup soup); `soup-1` (soup); `soup-3` (soup). The right document is `menu`.",
+                "`soup-2` (soup soup soup); `soup-1` (soup); `soup-3` (soup). "
+                "The right document is `menu` (résumé of the menu: soup, bread).",
                 0.25,
             ),
         ),
