@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +45,7 @@ def verify_file(
     resolved = resolve(config, settings) if config is not None else None
     chosen = [_spec(text) for text in specs] or _of_config(resolved)
     reveal = reveal or (resolved is not None and resolved.task.reveal)
-    given = load_prompts(answers, skip_bad=skip_bad, answered=True).demonstrations.values()
+    given = load_prompts(answers, skip_bad=skip_bad, answered=True).answers
     if not verify.asks(chosen):
         check = verify.load(chosen, base=Path(), reveal=reveal)
         return _count(given, check, say, workers=os.cpu_count() or 1)
@@ -57,7 +57,7 @@ def verify_file(
 
 
 def _count(
-    given: Collection[Demonstration], check: verify.Verifier, say: Callable[[str], None], *, workers: int
+    given: Sequence[Demonstration], check: verify.Verifier, say: Callable[[str], None], *, workers: int
 ) -> dict[str, Any]:
     counts = {"passed": 0, "failed": 0, "abstained": 0}
     scores: list[float] = []
@@ -94,8 +94,10 @@ def _asking(teacher: Teacher) -> Generator[Ask]:
 
     try:
         loop.run(teacher.__aenter__())
-        yield ask
-        loop.run(teacher.__aexit__())
+        try:
+            yield ask
+        finally:
+            loop.run(teacher.__aexit__())
     finally:
         loop.close()
 
@@ -105,14 +107,16 @@ def _spec(text: str) -> verify.Spec:
         return text
     try:
         return tomllib.loads(f"spec = {text}")["spec"]
-    except tomllib.TOMLDecodeError as fault:
+    except (ValueError, RecursionError) as fault:  # the rest is of numbers too long and tables too deep
         raise ConfigError(f'--verifier {text}: not a TOML table such as {{ use = "fields" }}: {fault}') from None
 
 
 def _of_config(config: RunConfig | None) -> verify.Spec | Sequence[verify.Spec]:
     if config is None:
-        raise ConfigError("nothing to verify with: give the TOML file of a task, or `--verifier SPEC`")
-    return config.task.verifier or ()
+        raise ConfigError("nothing to verify with: give the TOML file of a task first, or `--verifier SPEC`")
+    if not config.task.verifier:
+        raise ConfigError("nothing to verify with: the task has no `verifier`; add one, or give `--verifier SPEC`")
+    return config.task.verifier
 
 
 def _judge(config: RunConfig | None, judge: str | None, base_url: str | None, max_usd: float | None) -> TeacherConfig:

@@ -7,8 +7,8 @@ from typing import Any
 
 from bbdistill.config import CacheMode, RunConfig, Settings
 from bbdistill.data import load_prompts, write_demonstrations, write_rows
-from bbdistill.errors import ConfigError, RunStopped, TeacherError
-from bbdistill.metrics import Note, OnEvent, money, parting
+from bbdistill.errors import ConfigError, TeacherError
+from bbdistill.metrics import Note, OnEvent, money
 from bbdistill.recording import open_recording
 from bbdistill.task import load_verifier, resolve
 from bbdistill.teacher.ask import demonstrations
@@ -16,9 +16,8 @@ from bbdistill.teacher.batch import fetch
 from bbdistill.teacher.capture import examples
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice
+from bbdistill.teacher.wait import waited
 from bbdistill.types import Abstain, Demonstration
-
-LOOK_EVERY_S = 0.1
 
 
 def collect(
@@ -58,24 +57,10 @@ def collect(
     async def work() -> tuple[list[Demonstration], dict[str, Any]]:
         teacher = Teacher.from_config(resolved.teacher, mode=mode, replay=replay, templates=resolved.task.templates)
         async with teacher:
-            asking = asyncio.create_task(ask(teacher))
-            try:
-                while not asking.done():
-                    await asyncio.wait([asking], timeout=LOOK_EVERY_S)
-                    if stop.is_set():
-                        raise RunStopped
-                    if teacher.ledger.calls:  # a batch under way tells of itself
-                        on_event(teacher.progress("asking for demonstrations", total=len(missing)))
-                return [a for a in await asking if isinstance(a, Demonstration)], teacher.summary()
-            except RunStopped:
-                asking.cancel()
-                await teacher.drain()
-                raise RunStopped(parting(teacher.spent_usd, "the same command")) from None
-            except BaseException:
-                # Whatever went wrong, nothing more is bought.
-                asking.cancel()
-                await teacher.drain()
-                raise
+            asking = ask(teacher)
+            what, total = "asking for demonstrations", len(missing)
+            answers = await waited(teacher, asking, what, total=total, on_event=on_event, stop=stop)
+            return [a for a in answers if isinstance(a, Demonstration)], teacher.summary()
 
     answers, ledger = asyncio.run(work())
     if missing and not answers and not dataset.demonstrations:

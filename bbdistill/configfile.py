@@ -129,7 +129,10 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _explain(fault: ValidationError, root: type[BaseModel] = RunConfig) -> Iterator[str]:
-    for error in fault.errors():
+    errors = fault.errors()
+    for error in errors:
+        if error["type"] == "too_short" and any(_is_inside(other["loc"], error["loc"]) for other in errors):
+            continue  # a list whose items are wrong is only short of right ones
         where = ".".join(str(part) for part in error["loc"])
         if error["type"] == "extra_forbidden":
             known = _known_keys(error["loc"][:-1], root)
@@ -146,6 +149,10 @@ def _explain(fault: ValidationError, root: type[BaseModel] = RunConfig) -> Itera
             yield f"`{where}`: {_wanted(error)}{got}"
 
 
+def _is_inside(location: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(location) > len(other) and location[: len(other)] == other
+
+
 def _wanted(error: ErrorDetails) -> str:
     """What pydantic expected, in our words."""
     context = error.get("ctx", {})
@@ -156,6 +163,8 @@ def _wanted(error: ErrorDetails) -> str:
             return f"expected {context['ge']} or more"
         case "greater_than":
             return f"expected more than {context['gt']}"
+        case "too_short":
+            return f"expected {context['min_length']} or more items"
         case "less_than_equal":
             return f"expected at most {context['le']}"
         case other:

@@ -15,11 +15,17 @@ QUIET_S = 10.0
 """Off a terminal, the least time between two lines about the same piece of work."""
 
 SHOWN = {
-    "sft/loss": "sft",
-    "policy/loss": "policy",
-    "reward/mean": "reward",
-    "discriminator/loss": "discriminator",
-    "discriminator/accuracy": "accuracy",
+    "gather/drafted": "drafts {:.0f}",
+    "gather/passed": "passed {:.0f}",
+    "gather/accepted": "corrected {:.0f}",
+    "gather/candidates": "candidates {:.0f}",
+    "gather/with_survivor": "prompts with an answer {:.0f}",
+    "gather/without_survivor": "without {:.0f}",
+    "sft/loss": "sft {:.3f}",
+    "policy/loss": "policy {:.3f}",
+    "reward/mean": "reward {:.3f}",
+    "discriminator/loss": "discriminator {:.3f}",
+    "discriminator/accuracy": "accuracy {:.3f}",
 }
 
 
@@ -80,7 +86,7 @@ def _where(event: StepDone) -> str:
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{label} {metrics[name]:.3f}" for name, label in SHOWN.items() if name in metrics)
+    return "  ".join(form.format(metrics[name]) for name, form in SHOWN.items() if name in metrics)
 
 
 def _calls(event: Moved) -> str:

@@ -27,7 +27,7 @@ _MOST_DIGITS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """The lines of a file. `demonstrations` holds, by prompt id, the completions that came with them."""
+    """The lines of a file. `demonstrations` holds, by prompt id, the first completion that came with each prompt."""
 
     prompts: tuple[Prompt, ...]
     demonstrations: Mapping[str, Demonstration]
@@ -35,6 +35,8 @@ class Dataset:
     """Bad lines that were left out."""
     duplicates: int = 0
     """Lines without an id whose conversation stood there already; what they know besides is kept."""
+    answers: tuple[Demonstration, ...] = ()
+    """Every completion, in the order of the lines; there may be several of one prompt."""
 
 
 class _BadLine(ValueError):
@@ -47,7 +49,7 @@ def load_prompts(path: Path, *, skip_bad: bool = False, answered: bool = False) 
     With `answered` there must be completions, and a line where that key seems misspelt is a bad one.
     """
     prompts: dict[str, Prompt] = {}
-    completions: dict[str, str] = {}
+    completions: list[tuple[str, str]] = []
     first_seen: dict[str, int] = {}
     skipped = duplicates = 0
     # Not splitlines(): U+2028 and its like may stand inside a JSON string.
@@ -72,19 +74,18 @@ def load_prompts(path: Path, *, skip_bad: bool = False, answered: bool = False) 
             prompts[prompt.id] = prompt
         first_seen.setdefault(prompt.id, number)
         if completion is not None:
-            completions.setdefault(prompt.id, completion)
+            completions.append((prompt.id, completion))
     if not prompts:
         raise ConfigError(f"`{path}` has no usable line; expected one JSON object a line, with `prompt` or `messages`")
     if answered and not completions:
         raise ConfigError(f"`{path}` has no line with a `completion`; expected a prompt and its answer on each line")
+    answers = [Demonstration(prompt=prompts[name], completion=text, source="data") for name, text in completions]
     return Dataset(
         prompts=tuple(prompts.values()),
-        demonstrations={
-            name: Demonstration(prompt=prompts[name], completion=text, source="data")
-            for name, text in completions.items()
-        },
+        demonstrations={answer.prompt.id: answer for answer in reversed(answers)},
         skipped=skipped,
         duplicates=duplicates,
+        answers=tuple(answers),
     )
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,22 +46,27 @@ def judge(name: str, prompts: Sequence[Prompt], texts: Sequence[str | None], ver
 
     Where the verifier grades answers itself, both are its own verdict.
     """
+
+    def marks(prompt: Prompt, text: str | None) -> tuple[float | None, float | None]:
+        return (None, None) if text is None else _marks(prompt, text, verify)
+
+    with ThreadPoolExecutor() as pool:  # a verifier may wait for a program
+        found = list(pool.map(marks, prompts, texts))
     return Answers(
         name=name,
         texts=tuple(texts),
-        valid=tuple(_valid(prompt, text, verify) for prompt, text in zip(prompts, texts, strict=True)),
-        scores=tuple(score(prompt, text, verify) for prompt, text in zip(prompts, texts, strict=True)),
+        valid=tuple(valid for valid, _ in found),
+        scores=tuple(score for _, score in found),
     )
 
 
-def score(prompt: Prompt, text: str | None, verify: Verify) -> float | None:
-    """In [0, 1]; None where there is no answer, or nothing to hold it against."""
-    if text is None:
-        return None
-    if prompt.reference is not None and not _grades(verify):
-        return agreement(text, prompt.reference)
-    verdict = verify(prompt, text)
-    return verdict.score if isinstance(verdict, Verdict) else None
+def _marks(prompt: Prompt, text: str, verify: Verify) -> tuple[float | None, float | None]:
+    """(valid, score); None where there is nothing to hold the answer against."""
+    if prompt.reference is None or (isinstance(verify, Combined) and verify.grades):
+        verdict = verify(prompt, text)
+        return (float(verdict.passed), verdict.score) if isinstance(verdict, Verdict) else (None, None)
+    blind = verify(replace(prompt, reference=None), text)
+    return float(blind.passed) if isinstance(blind, Verdict) else None, agreement(text, prompt.reference)
 
 
 def difference(better: Answers, worse: Answers) -> dict[str, float | None]:
@@ -83,14 +89,3 @@ def interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float | N
 
 def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _grades(verify: Verify) -> bool:
-    return isinstance(verify, Combined) and verify.grades
-
-
-def _valid(prompt: Prompt, text: str | None, verify: Verify) -> float | None:
-    if text is None:
-        return None
-    verdict = verify(prompt if _grades(verify) else replace(prompt, reference=None), text)
-    return float(verdict.passed) if isinstance(verdict, Verdict) else None

@@ -18,6 +18,8 @@ _RANDOM_BITS = 3.0
 """Per character; random hex of this length has 3.5 and more, words put together have no digits."""
 _SECRET_PARAMETER = re.compile(r"key|token|sig|signature|secret|password", re.IGNORECASE)
 
+_SECRET_IN_ADDRESS = re.compile(rf"://[^/\s@]+@|[?&][\w-]*(?:{_SECRET_PARAMETER.pattern})[\w-]*=", re.IGNORECASE)
+
 
 def looks_like_key(text: str) -> bool:
     """Whether `text` holds a key of a known form, or a long run of random characters.
@@ -28,6 +30,11 @@ def looks_like_key(text: str) -> bool:
         return True
     in_path = "/" in text or "\\" in text
     return any(_random(run) and not (in_path and _DIGEST.fullmatch(run)) for run in _RUN.findall(text))
+
+
+def may_tell_a_secret(text: str) -> bool:
+    """Whether a message holds what looks like a key, or an address with credentials."""
+    return looks_like_key(text) or _SECRET_IN_ADDRESS.search(text) is not None
 
 
 def keys_in(value: Any, at: str = "") -> Iterator[str]:

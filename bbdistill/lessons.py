@@ -14,6 +14,18 @@ from bbdistill.types import Abstain, Correction, Demonstration, Prompt, SetAside
 Nll: TypeAlias = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
 """Mean nats per token of texts under the student as it is."""
 
+_OF_DRAFTS = (
+    "drafted",
+    "passed",
+    "accepted",
+    "set_aside",
+    "strategies",
+    "kept_share",
+    "nll_draft",
+    "nll_correction",
+)
+_OF_CANDIDATES = ("candidates", "survivors", "with_survivor", "without_survivor")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -72,15 +84,11 @@ class Tally:
             "without_survivor": self.without_survivor,
         }
 
-    def metrics(self, recipe: str) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Of one step, by the names in `metrics.jsonl`; what could not be measured is left out."""
         found = self.summary()
-        if self.candidates or self.without_survivor:
-            names = {name: name for name in ("candidates", "survivors", "with_survivor", "without_survivor")}
-        else:
-            names = {"drafted": "drafts", "passed": "passed_drafts", "strategies": "strategies"}
-            names |= {n: n for n in ("accepted", "set_aside", "kept_share", "nll_draft", "nll_correction")}
-        return {f"{recipe}/{ours}": float(found[name]) for name, ours in names.items() if found[name] is not None}
+        names = _OF_CANDIDATES if self.candidates or self.without_survivor else _OF_DRAFTS
+        return {f"gather/{name}": float(found[name]) for name in names if found[name] is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

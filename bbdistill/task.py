@@ -1,6 +1,8 @@
 """A config's task, loaded: prompts in three splits, demonstrations that came with them, and the verifier. No torch."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -10,7 +12,7 @@ from bbdistill.config import RunConfig, Settings
 from bbdistill.configfile import load_config
 from bbdistill.data import load_prompts, split
 from bbdistill.errors import ConfigError, ReplayMiss
-from bbdistill.types import Abstain, Demonstration, Prompt, Verdict
+from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
 
 Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
 
@@ -105,3 +107,14 @@ def load_verifier(config: RunConfig) -> Verify:
     if config.task.verifier is None:
         return lambda prompt, answer: Abstain(reason="no verifier")
     return verify.load(config.task.verifier, base=Path(), reveal=config.task.reveal)
+
+
+def verify_each(rollouts_P_G: Sequence[Sequence[Rollout]], verify: Verify) -> list[list[Verdict | Abstain]]:
+    """What the verifier says of each rollout, (P, G); in threads, since it may wait for a program."""
+
+    def judged(rollout: Rollout) -> Verdict | Abstain:
+        return verify(rollout.prompt, rollout.completion)
+
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(judged, itertools.chain(*rollouts_P_G))
+        return [list(itertools.islice(found, len(rollouts_G))) for rollouts_G in rollouts_P_G]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bbdistill import data
 from bbdistill.errors import RunError, RunStopped
-from bbdistill.evaluate import mean, score
+from bbdistill.evaluate import judge, mean
 from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
@@ -35,6 +35,7 @@ from bbdistill.rewards import Rewards, reward, reward_metrics
 from bbdistill.setup import Run
 from bbdistill.stages import Stage, demonstrated, prompts_used, step_prompts
 from bbdistill.state import TrainState
+from bbdistill.task import verify_each
 from bbdistill.teacher.ask import Feedback, Questions, ask
 from bbdistill.teacher.ask import demonstrations as ask_demonstrations
 from bbdistill.teacher.batch import fetch as fetch_by_batch
@@ -140,7 +141,7 @@ class Trainer:
         rollouts = run.plan.rollouts(
             step, prompts, stage.group_size, lambda: run.student.sample(prompts, group_size=stage.group_size, step=step)
         )
-        verdicts = [[run.task.verify(rollout.prompt, rollout.completion) for rollout in group] for group in rollouts]
+        verdicts = verify_each(rollouts, run.task.verify)
         asked = run.plan.decide(
             step,
             "questions",
@@ -189,7 +190,7 @@ class Trainer:
         step = self.state.step + 1
         data.write_lessons(run.directory.evidence("lessons", step), itertools.chain(*found.lessons.values()))
         data.write_set_aside(run.directory.evidence("set_aside", step), found.set_aside)
-        return found.tally.metrics(run.config.recipe)
+        return found.tally.metrics()
 
     def _best_candidates(self, sampled: Sampled, feedback: Feedback) -> Gathered:
         run = self.run
@@ -234,9 +235,8 @@ class Trainer:
     def _validation_score(self) -> float:
         """Mean score of the greedy answers; where nothing can judge them, minus the NLL of the demonstrations."""
         run, prompts = self.run, self.run.task.validation
-        answers = run.student.answer(prompts)
-        scores = [score(prompt, text, run.task.verify) for prompt, text in zip(prompts, answers, strict=True)]
-        found = mean([value for value in scores if value is not None])
+        judged = judge("student", prompts, run.student.answer(prompts), run.task.verify)
+        found = mean([value for value in judged.scores if value is not None])
         if found is not None:
             return found
         replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")

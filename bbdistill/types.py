@@ -88,7 +88,7 @@ class Correction:
     rollout: Rollout
     text: str
     reason: str
-    """What was told to be wrong: the verifier's feedback, or the teacher's own words."""
+    """What was told to be wrong: the verifier's feedback, or the teacher's own words; what still is, where it fails."""
     accepted_by: Literal["verifier", "preference"] | None
     """Why it may be trained on; None = not accepted."""
     revisions: int = 1

@@ -4,8 +4,9 @@
     scripts/compare_recipes.py runs/compare [--base-url URL] [--seeds 0,1,2] [--only sft,isft]    run what is missing
     scripts/compare_recipes.py runs/compare --table                                               print what is there
 
-100 training e-mails, all with a reference, which the verifier knows and neither teacher nor student is shown; the
-control alone imitates the references themselves. A finished run is not run again, and a stopped one goes on.
+A seed draws 100 training e-mails of its own, all with a reference, which the verifier knows and neither teacher nor
+student is shown; the control alone imitates the references themselves. Validation and test e-mails are always the same.
+A finished run is not run again, and a stopped one goes on.
 """
 
 import argparse
@@ -47,7 +48,7 @@ class Arm:
 
     name: str
     recipe: str
-    data: str = "prompts.jsonl"
+    data: str = "prompts"
     verifier: str = '["json_schema:ticket.schema.json", "fields"]'
     train: str = f"steps = {STEPS}"
 
@@ -55,8 +56,9 @@ class Arm:
 ARMS = (
     Arm(name="sft", recipe="sft", verifier='["json_schema:ticket.schema.json"]'),
     Arm(name="sft, answers that pass", recipe="sft"),
-    Arm(name=CONTROL, recipe="sft", data="references.jsonl"),
+    Arm(name=CONTROL, recipe="sft", data="references"),
     Arm(name="isft", recipe="isft", train=f"rounds = 2\nsteps = {STEPS // 2}"),
+    Arm(name="rgt", recipe="rgt", train=f"rounds = 1\nsteps = {STEPS}"),
 )
 
 
@@ -69,16 +71,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     if not asked.table:
-        write_data(asked.folder)
         chosen = [arm for arm in ARMS if not asked.only or arm.name in asked.only.split(",")]
         for seed in map(int, asked.seeds.split(",")):
+            write_data(asked.folder, seed)
             for arm in chosen:
                 run(asked.folder, arm, seed, asked.base_url)
     print("\n".join(table(asked.folder)))
 
 
-def write_data(folder: Path) -> None:
-    """The same e-mails for every arm: without an answer, and with the reference as the answer."""
+def write_data(folder: Path, seed: int) -> None:
+    """The same e-mails for every arm of a seed: without an answer, and with the reference as the answer."""
     found = importlib.util.spec_from_file_location("demo_data", HERE / "demo_data.py")
     assert found is not None
     assert found.loader is not None
@@ -86,12 +88,12 @@ def write_data(folder: Path) -> None:
     found.loader.exec_module(demo)
     folder.mkdir(parents=True, exist_ok=True)
     held = {json.loads(line)["id"] for line in demo.files()["validation.jsonl"].splitlines()}
-    rows = demo.rows("train", all_labelled=True)
+    rows = demo.rows("train", demo.SEED + seed, all_labelled=True)
     train = [row for row in rows if row["id"] not in held][:PROMPTS]
     files = {
-        "prompts.jsonl": train,
-        "references.jsonl": [row | {"completion": demo.to_json(row["reference"])} for row in train],
-        "validation.jsonl": [row for row in rows if row["id"] in held],
+        f"prompts-{seed}.jsonl": train,
+        f"references-{seed}.jsonl": [row | {"completion": demo.to_json(row["reference"])} for row in train],
+        "validation.jsonl": [row for row in demo.rows("train", all_labelled=True) if row["id"] in held],
         "test.jsonl": demo.rows("test"),
     }
     for name, lines in files.items():
@@ -123,7 +125,7 @@ concurrency = 2
 terms = "Apache-2.0"
 
 [task]
-prompts = "{arm.data}"
+prompts = "{arm.data}-{seed}.jsonl"
 validation = "validation.jsonl"
 test = "test.jsonl"
 verifier = {arm.verifier}

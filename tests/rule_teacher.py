@@ -1,6 +1,7 @@
 """A teacher that follows rules instead of a model, behind a real HTTP server on loopback, and counts what it is asked.
 
-The user names a number ("number 17"); the answer is {"number": 17}. It prefers the right answer and repairs any.
+The user names a number ("number 17"); the answer is {"number": 17}. It prefers the right answer and repairs any. About
+a document it asks three questions, and a question about a document's last word is searched with it.
 """
 
 import json
@@ -83,6 +84,13 @@ def answer(
 ) -> str:
     """What the teacher says: a demonstration, a verdict, a correction and so on, told apart by what it is asked."""
     system, asked = messages[0]["content"], messages[-1]["content"]
+    document = re.search(r"<document>\n(.*?)\n</document>", asked, re.DOTALL)
+    if document:
+        return questions(document[1].split())
+    searched = re.search(r"How about (\S+)\?|Is there (help)\?", asked)
+    if searched:
+        query = searched[1] or searched[2]
+        return json.dumps({"reason": "rule", "corrected": query}) if "You correct an answer" in system else query
     number = re.findall(r"number (\d+)", asked)[0]
     right = json.dumps({"number": int(number)})
     if "which of two answers" in system:
@@ -106,6 +114,11 @@ def answer(
         return json.dumps({"strategy": "Copy the number."})
     wrong = json.dumps({"number": int(number) + 1})
     return right if int(number) >= 100 else (right, right.replace(" ", ""), "no", wrong)[turn % 4]
+
+
+def questions(words: list[str]) -> str:
+    """The first has a word that nothing else has, the second names something, the third everybody asks."""
+    return json.dumps({"questions": [f"How about {words[-1]}?", f"What is `{words[0]}`?", "Is there help?"]})
 
 
 def completion(text: str) -> dict[str, Any]:

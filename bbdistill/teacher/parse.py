@@ -77,6 +77,15 @@ STRATEGY = JsonSchema(
         "additionalProperties": False,
     },
 )
+QUESTIONS = JsonSchema(
+    name="questions",
+    schema={
+        "type": "object",
+        "properties": {"questions": {"type": "array", "items": {"type": "string"}}},
+        "required": ["questions"],
+        "additionalProperties": False,
+    },
+)
 
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _NAMED = re.compile(
@@ -152,6 +161,16 @@ def strategy(text: str) -> str | None:
     found = _object(text)
     said = text if found is None else found.get("strategy")
     return " ".join(said.split()) or None if isinstance(said, str) else None
+
+
+def questions(text: str) -> list[str] | None:
+    """One line each, equal ones once; None where there is no list of texts, or nothing in it."""
+    found = _object(text)
+    said: object = found.get("questions") if found is not None else None
+    lines = cast(list[Any], said) if isinstance(said, list) else []
+    if not all(isinstance(line, str) for line in lines):
+        return None
+    return [line for line in dict.fromkeys(" ".join(line.split()) for line in lines) if line] or None
 
 
 def locate(quote: str, answer: str) -> tuple[int, int] | None:

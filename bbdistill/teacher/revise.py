@@ -71,8 +71,8 @@ class Reviser:
                 return replace(correction, accepted_by="verifier", refused="")
             case (Verdict(passed=True), Verdict(passed=True)) | (Abstain(), Abstain()):
                 return await self._preferred(correction, verdict, mended)
-            case _, Verdict(passed=False):
-                return replace(correction, refused="the verifier still finds it wrong")
+            case _, Verdict(passed=False, feedback=still):
+                return replace(correction, refused="the verifier still finds it wrong", reason=still)
             case _:
                 return replace(correction, refused="the verifier can judge only one of the two")
 

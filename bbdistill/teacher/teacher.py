@@ -42,7 +42,7 @@ from bbdistill.types import (
 )
 
 Input: TypeAlias = Prompt | Sequence[Message] | str
-_VERBS = ("demonstrate", "compare", "correct", "critique", "strategy", "rubric")
+_VERBS = ("demonstrate", "compare", "correct", "critique", "strategy", "rubric", "questions")
 
 
 class Teacher:
@@ -235,6 +235,18 @@ class Teacher:
         if isinstance(reply, Abstain):
             return reply
         return parse.strategy(reply.text) or self._abstain(purpose, "unreadable strategy")
+
+    async def questions(
+        self, document: str, count: int, *, purpose: str = "demonstrations"
+    ) -> tuple[str, ...] | Abstain:
+        """At most `count` questions that `document` answers, in the words of somebody who has not read it."""
+        template = self._templates["questions"]
+        messages = template.render((), {"document": document, "count": count})
+        reply = await self._ask(as_prompt(document), template, messages, parse.QUESTIONS, purpose)
+        if isinstance(reply, Abstain):
+            return reply
+        found = parse.questions(reply.text)
+        return self._abstain(purpose, "unreadable questions") if found is None else tuple(found[:count])
 
     async def _winner(self, prompt: Prompt, a: str, b: str, purpose: str) -> str | Abstain:
         """The text that won when `a` was shown first."""

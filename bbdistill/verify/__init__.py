@@ -110,7 +110,7 @@ def _verifier(name: str, options: Options, base: Path, reveal: bool, ask: Ask | 
         case "python_tests", PythonTestsOptions() if not colon:
             limits = Limits(wall_s=options.wall_s, cpu_s=options.cpu_s, memory_mb=options.memory_mb)
             return PythonTests(sandbox=options.sandbox, limits=limits, reveal=reveal)
-        case _ if name not in VERIFIERS and rest.isidentifier():
+        case _ if name and colon and name not in VERIFIERS and options.use.rpartition(":")[2].isidentifier():
             return Custom.load(options.use, base=base, known=VERIFIERS)
         case _:
             raise _unknown(name, options.use)

@@ -1,11 +1,14 @@
 """What every verifier is: a function of prompt and answer that gives a `Verdict`, or abstains. No torch, no network."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bbdistill.types import Abstain, Prompt, Verdict
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Verifier(Protocol):
@@ -81,9 +84,9 @@ def quoted(text: str, limit: int = 80) -> str:
 
 
 def one_line(text: str, limit: int) -> str:
-    """The text as one line, cut at `limit` characters."""
+    """The text as one line, cut at `limit` characters; what steers a terminal becomes a space."""
     # Half a surrogate pair is a text in Python, and breaks whoever sends or stores the feedback.
-    return _cut(" ".join(text.encode("utf-8", "backslashreplace").decode().split()), limit)
+    return _cut(" ".join(_CONTROL.sub(" ", text).encode("utf-8", "backslashreplace").decode().split()), limit)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -4,7 +4,11 @@ import json
 from typing import Any, cast
 
 from bbdistill.types import Abstain, Prompt, Span, Verdict
+from bbdistill.verify.base import one_line
 from bbdistill.verify.strict_json import NotJson, parse
+
+SHOWN = 5
+"""Fields named in the feedback that should not be there: an answer may have any number of them, of any length."""
 
 
 class Fields:
@@ -29,12 +33,14 @@ class Fields:
             return Verdict(score=0.0, passed=False, feedback="The answer should be one JSON object.")
         given = cast(dict[str, Any], value)
         wrong = [Span(where=name, why=self._why(name, given, reference[name])) for name in _wrong(given, reference)]
-        extra = [Span(where=name, why=f"`{name}` should not be there.") for name in given if name not in reference]
+        extra = [one_line(name, 80) for name in given if name not in reference]
+        more = [f"{len(extra) - SHOWN} more fields should not be there."] if len(extra) > SHOWN else []
+        spans = (*wrong, *(Span(where=name, why=f"`{name}` should not be there.") for name in extra[:SHOWN]))
         return Verdict(
             score=1 - len(wrong) / max(1, len(reference)),
             passed=not wrong and not extra,
-            feedback="\n".join(span.why for span in (*wrong, *extra)),
-            spans=(*wrong, *extra),
+            feedback="\n".join([*(span.why for span in spans), *more]),
+            spans=spans,
         )
 
     def _why(self, name: str, given: dict[str, Any], expected: Any) -> str:

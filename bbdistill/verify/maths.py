@@ -42,17 +42,18 @@ class Math:
         expected = _expected(prompt)
         if expected is None:
             return Abstain(reason="no reference text to compare with")
-        known = self._ask({"expected": expected})
-        if known is None or not known["known"]:
+        found = self._ask(expected, answer)
+        if found is None and self._ask(expected, "0") is None:
+            return Abstain(reason=f"the reference takes over {self._limit_s} s, or too much memory, to work out")
+        if found is not None and not found["known"]:
             return Abstain(reason="the reference cannot be read as mathematics")
-        found = self._ask({"expected": expected, "answer": answer})
         if found is not None and found["equal"]:
             return Verdict(score=1.0, passed=True, feedback="")
         return Verdict(score=0.0, passed=False, feedback=self._why(answer, found, expected))
 
     def _why(self, answer: str, found: Mapping[str, Any] | None, expected: str) -> str:
         if found is None:
-            why = f"The answer takes more than {self._limit_s} s to work out; give it in a simpler form."
+            why = f"Working it out takes over {self._limit_s} s, or too much memory; give it in a simpler form."
         elif found["read"] is None:
             empty = (
                 "The answer is empty" if not answer.strip() else "No mathematical expression can be read in the answer"
@@ -62,12 +63,13 @@ class Math:
             why = f"The answer is wrong; it was read as `{one_line(found['read'], 200)}`."
         return f"{why} It should be {expected}." if self._reveal else why
 
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _ask(self, expected: str, answer: str) -> dict[str, Any] | None:
         """None where it takes too long, or more memory than there is."""
         with self._one_at_a_time:
             if self._worker is None:
                 self._worker = _Worker()
-            found = self._worker.ask({**request, "limit_s": self._limit_s}, self._limit_s)
+            request = {"expected": expected, "answer": answer, "limit_s": self._limit_s}
+            found = self._worker.ask(request, self._limit_s)
             if found is None:
                 self._worker.stop()
                 self._worker = None

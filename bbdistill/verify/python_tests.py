@@ -20,7 +20,8 @@ SHOWN = 3
 _TOLD = 500
 """Characters of one line of feedback."""
 
-_FENCE = re.compile(r"^ {0,3}```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^ {0,3}```|\Z)", re.DOTALL | re.MULTILINE)
+# Possessive: on a line without an end, giving back what was matched would take time by the square of its length.
+_FENCE = re.compile(r"^ {0,3}```[ \t]*+([\w+-]*+)[^\n]*+\n(.*?)(?:^ {0,3}```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 class PythonTests:
@@ -109,7 +110,9 @@ def _stopped(missed: Sequence[str], outcome: Outcome) -> Span:
     if broken is not None and "fault" in broken:
         loading = broken["broken"] == "loading"
         what = "The program does not load" if loading else f"The tests stop at `{broken['broken']}`"
+        # While the program is loaded, no test has had a say yet: there is nothing to keep from the feedback.
         why = f"{what}: {_cause(broken['fault']) or broken['fault']['kind']}"
+        why += f": {broken['fault']['message']}" if loading and broken["fault"]["answer"] is None else ""
         return Span(where="loading" if loading else missed[0], why=f"{one_line(why, _TOLD)}.{rest}")
     if {"loaded": True} not in outcome.reports:
         return Span(where="loading", why=f"The program was stopped while it was loaded: {outcome.ending}.{rest}")

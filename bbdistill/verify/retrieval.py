@@ -4,6 +4,8 @@ import json
 import re
 import sqlite3
 import threading
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ WORDS = 64
 """Different words of a query that are used, from its beginning."""
 SHOWN = 3
 _SNIPPET = 100
+_EXCERPT = 400
 
 
 class Retrieval:
@@ -25,7 +28,7 @@ class Retrieval:
 
     `path`: a JSONL file of {"id", "text"}, or a directory of UTF-8 text files, whose ids are their relative paths. The
     index is in memory. A query is taken as a set of words of which any may match; nothing in it is an operator.
-    Abstains where the reference is not the id of a document.
+    Abstains where the reference is not the id of a document. With `reveal` the feedback shows how that one begins.
     """
 
     def __init__(self, path: Path, *, k: int = 5, reveal: bool = False) -> None:
@@ -37,14 +40,17 @@ class Retrieval:
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
         self._index.execute("CREATE VIRTUAL TABLE documents USING fts5 (id UNINDEXED, text)")
         documents = _documents(path)
-        self._ids = {name for name, _ in documents}
-        if len(self._ids) < len(documents) or not documents:
-            raise ConfigError(f"`{path}` has {'no document' if not documents else 'two documents with one id'}")
+        if not documents:
+            raise ConfigError(f"`{path}` has no document")
+        name, count = Counter(name for name, _ in documents).most_common(1)[0]
+        if count > 1:
+            raise ConfigError(f"`{path}` has {count} documents with the id `{name}`; ids must differ")
+        self._texts = dict(documents)
         self._index.executemany("INSERT INTO documents VALUES (?, ?)", documents)
 
     def __call__(self, prompt: Prompt, answer: str, /) -> Verdict | Abstain:
         wanted: object = prompt.reference
-        if not isinstance(wanted, str) or wanted not in self._ids:
+        if not isinstance(wanted, str) or wanted not in self._texts:
             return Abstain(reason="the reference is not the id of a document")
         words = _words(answer)
         hits = self._search(words)
@@ -55,7 +61,7 @@ class Retrieval:
             return Verdict(score=score, passed=True, feedback="")
         why = self._why(answer, words, rank, [hit for hit in hits if hit[0] != wanted])
         if self._reveal:
-            why += f" The right document is `{wanted}`."
+            why += f" The right document is `{wanted}` ({one_line(self._texts[wanted], _EXCERPT)})."
         return Verdict(score=score, passed=False, feedback=why)
 
     def _why(self, query: str, words: list[str], rank: int | None, others: list[tuple[str, str]]) -> str:
@@ -83,10 +89,11 @@ class Retrieval:
 
 
 def _words(query: str) -> list[str]:
-    """Its different words, without what no word is made of."""
+    """Its different words, without what no word is made of. An accent apart from its letter would cut a word in two."""
     found: dict[str, None] = {}
-    for match in re.finditer(r"\w+", query):
-        found[match.group().casefold()[:100]] = None
+    for match in re.finditer(r"\w+", unicodedata.normalize("NFC", query)):
+        # Not casefold(): the index keeps "ß".
+        found[match.group().lower()[:100]] = None
         if len(found) == WORDS:
             break
     return list(found)
@@ -97,18 +104,24 @@ def _documents(path: Path) -> list[tuple[str, str]]:
         return list(_from_directory(path) if path.is_dir() else _from_lines(path))
     except OSError as fault:
         raise ConfigError(f"the documents `{path}` cannot be read: {fault.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the documents `{path}` are not all UTF-8 text") from None
 
 
 def _from_directory(path: Path) -> Iterator[tuple[str, str]]:
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            yield file.relative_to(path).as_posix(), file.read_text(encoding="utf-8")
+            name = file.relative_to(path).as_posix().encode("utf-8", "backslashreplace").decode()
+            yield name, _text(file)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"the document `{file}` is not UTF-8 text; move it elsewhere, or convert it") from None
 
 
 def _from_lines(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -36,9 +36,9 @@ class Criteria(Section):
     def read(cls, path: Path) -> "Criteria":
         """ConfigError says what is wrong with the file."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
             given: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except (OSError, ValueError) as fault:
+        except (OSError, ValueError, RecursionError) as fault:
             raise ConfigError(f"the rubric `{path}` cannot be read: {fault}") from None
         match given:
             case dict():

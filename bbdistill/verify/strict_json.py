@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from bbdistill.verify.base import quoted
+
 
 class NotJson(ValueError):
     """The message is feedback for whoever wrote the answer."""
@@ -46,6 +48,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise NotJson(f"The answer gives the key {json.dumps(key)} twice.")
+            raise NotJson(f"The answer gives the key {quoted(key)} twice.")
         found[key] = value
     return found

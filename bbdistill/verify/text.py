@@ -7,7 +7,7 @@ import regex
 
 from bbdistill.errors import ConfigError
 from bbdistill.types import Abstain, Prompt, Span, Verdict
-from bbdistill.verify.base import quoted
+from bbdistill.verify.base import one_line, quoted
 
 PATTERN_LIMIT_S = 1.0
 """Wall time that one match may take."""
@@ -52,7 +52,7 @@ class Contains:
             return Abstain(reason="no reference strings to look for")
         missing = [(place, text) for place, text in enumerate(strings, start=1) if text not in answer]
         names = [quoted(text) if self._named else f"string {place}" for place, text in missing]
-        feedback = f"{len(missing)} of {len(strings)} strings are missing from the answer: {', '.join(names)}."
+        feedback = f"Missing from the answer, {len(missing)} of {len(strings)}: {', '.join(names)}."
         return Verdict(
             score=1 - len(missing) / len(strings),
             passed=not missing,
@@ -64,20 +64,23 @@ class Contains:
 class Regex:
     """Score 1 if the pattern is found anywhere in the answer, else 0; for the whole answer, anchor it with \\A and \\Z.
 
-    Abstains where the match takes longer than `PATTERN_LIMIT_S`. ConfigError for what is not a pattern.
+    Abstains where the match takes longer than `PATTERN_LIMIT_S`, or all memory. ConfigError for what is not a pattern.
     """
 
     def __init__(self, pattern: str) -> None:
         try:
             self._pattern = regex.compile(pattern)
-        except regex.error as fault:
-            raise ConfigError(f"`regex:{pattern}` is not a pattern: {fault}") from None
+        except (regex.error, RecursionError, MemoryError) as fault:
+            said = str(fault) if isinstance(fault, regex.error) else "it is too large"
+            raise ConfigError(f"`regex:{one_line(pattern, 80)}` is not a pattern: {said}") from None
 
     def __call__(self, prompt: Prompt, answer: str, /) -> Verdict | Abstain:
         try:
             found = self._pattern.search(answer, timeout=PATTERN_LIMIT_S)
         except TimeoutError:
             return Abstain(reason=f"the pattern takes longer than {PATTERN_LIMIT_S:g} s on an answer")
+        except MemoryError:  # of a pattern that calls itself without moving on
+            return Abstain(reason="the pattern takes more memory than there is on an answer")
         if found is not None:
             return Verdict(score=1.0, passed=True, feedback="")
         empty = "The answer is empty; it" if not answer.strip() else "The answer"
@@ -109,14 +112,14 @@ def _reference_texts(prompt: Prompt) -> list[str]:
 def _difference(given: str, expected: str) -> tuple[str, str]:
     """Where the texts part, and how to say it without the expected one."""
     if not given:
-        return "line 1", f"The answer is empty; {_characters(len(expected))} are expected."
+        return "line 1", f"The answer is empty; {_characters(len(expected))} expected."
     at = next((i for i, (one, other) in enumerate(zip(given, expected, strict=False)) if one != other), None)
     at = min(len(given), len(expected)) if at is None else at
     line, column = given.count("\n", 0, at) + 1, at - given.rfind("\n", 0, at)
     where = f"line {line}, character {column}"
     if at == len(given):
         missing = len(expected) - at
-        return where, f"The answer ends too early: it is right up to its end, and {_characters(missing)} are missing."
+        return where, f"The answer ends too early: it is right up to its end, and {_characters(missing)} missing."
     if at == len(expected):
         return where, f"The answer goes on too long: all from {where} on ({quoted(given[at:], 40)}) is too much."
     kind = ""
@@ -129,8 +132,8 @@ def _difference(given: str, expected: str) -> tuple[str, str]:
 
 
 def _length(given: int, expected: int) -> str:
-    return "" if given == expected else f" It has {_characters(given)}; {expected} are expected."
+    return "" if given == expected else f" Its length in characters is {given}; it should be {expected}."
 
 
 def _characters(count: int) -> str:
-    return "1 character" if count == 1 else f"{count} characters"
+    return "1 character is" if count == 1 else f"{count} characters are"

@@ -70,9 +70,10 @@ def test_isft_revises_until_the_verifier_passes_and_sets_aside_what_never_does(t
     aside = rows_of(tmp_path / "whole", "set_aside")
     assert {row["prompt"][-1]["content"] for row in aside} == {"number 6"}
     assert [row["completion"][0]["content"] for row in aside] == ['{"number": -1}'] * 2  # -1, -2, -1: the third edit
+    assert [row["feedback"] for row in aside] == ["`number` is wrong: the answer has -1; look at the text again."] * 2
     gathered = [row for row in rows if row["stage"].startswith("gather")]
-    assert [row["isft/accepted"] for row in gathered] == [11, 11]
-    assert all(row["isft/nll_correction"] > 0 and "optim/lr" not in row for row in gathered)
+    assert [row["gather/accepted"] for row in gathered] == [11, 11]
+    assert all(row["gather/nll_correction"] > 0 and "optim/lr" not in row for row in gathered)
     assert found["train"]["sft_step"] == 0  # nothing came with the data: SFT-only is the base
     assert found["eval"]["sft"] == found["eval"]["base"]
     assert set(found["teacher"]["by_purpose"]) == {"corrections", "evaluation"}
@@ -83,13 +84,13 @@ def test_isft_learns_and_imitates_its_own_drafts_that_pass(tiny_student: Path, t
         config = recipe(tmp_path, teacher, tiny_student, "isft", steps=40, validate_every=20)
         bbdistill.run(config, out=tmp_path / "run", overrides=("student.temperature=0.2",))
     first, second = [row for row in metrics_of(tmp_path / "run") if row["stage"].startswith("gather")]
-    assert first["isft/passed_drafts"] == 0 < second["isft/passed_drafts"]
-    assert first["isft/kept_share"] < second["isft/kept_share"]
-    assert second["isft/nll_correction"] < first["isft/nll_correction"] - 1
+    assert first["gather/passed"] == 0 < second["gather/passed"]
+    assert first["gather/kept_share"] < second["gather/kept_share"]
+    assert second["gather/nll_correction"] < first["gather/nll_correction"] - 1
     drafts = [(row["id"], row["completion"]) for row in rows_of(tmp_path / "run", "rollouts")]
     imitated = [(row["id"], row["completion"]) for row in rows_of(tmp_path / "run", "lessons")]
     assert len(drafts) == len(imitated) == 24
-    assert sum(lesson in drafts[12:] for lesson in imitated[12:]) == second["isft/passed_drafts"]
+    assert sum(lesson in drafts[12:] for lesson in imitated[12:]) == second["gather/passed"]
 
 
 def test_completions_that_came_with_the_data_warm_the_student_up(tiny_student: Path, tmp_path: Path):

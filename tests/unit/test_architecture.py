@@ -13,7 +13,7 @@ PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
 CORE = {"setup", "state", "finish", "train"}
-API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter"}
+API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter", "examples"}
 
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "estimate": BOTTOM | {"task", "stages", "client", "teacher"},
     "dryrun": BOTTOM | {"care", "task", "stages", "estimate", "student"},
     "advisor": BOTTOM | {"task", "teacher", "verify", "student", "stages", "objectives", "estimate", "starter"},
+    "examples": BOTTOM | {"task", "teacher", "verify"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},
@@ -117,7 +118,7 @@ def test_the_import_loads_no_torch_and_no_sdk():
 def test_the_api_side_loads_no_torch():
     code = (
         "import sys, bbdistill, bbdistill.cli, bbdistill.collect, bbdistill.doctor, bbdistill.dryrun;"
-        "import bbdistill.estimate, bbdistill.advisor.page; bbdistill.advise;"
+        "import bbdistill.estimate, bbdistill.advisor.page, bbdistill.examples.search; bbdistill.advise;"
         "bbdistill.Teacher; bbdistill.run; bbdistill.http_client;"
         "print('torch' in sys.modules)"
     )

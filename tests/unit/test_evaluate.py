@@ -1,5 +1,9 @@
+import json
+from pathlib import Path
+
 import pytest
 
+from bbdistill import verify as verifiers
 from bbdistill.evaluate import Answers, difference, interval, judge, mean
 from bbdistill.types import Abstain, Prompt, Verdict
 
@@ -25,6 +29,18 @@ def test_valid_ignores_the_reference_and_score_uses_it():
     assert answers.scores == (0.5, 0.5, 0.0, None)
     assert answers.summary()["n"] == 3
     assert answers.summary()["valid"] == pytest.approx(2 / 3)
+
+
+def test_where_the_verifier_grades_valid_is_its_pass_rate_and_score_its_own(tmp_path: Path):
+    rows = [{"id": f"d{n}", "text": "apple " * n + "pear " * (9 - n)} for n in range(1, 9)]
+    (tmp_path / "documents.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    check = verifiers.load({"use": "retrieval:documents.jsonl", "k": 5}, base=tmp_path, reveal=False)
+    asked = [prompt(name, name) for name in ("d8", "d5", "d1", "d8")]
+    summary = judge("m", asked, ["apple", "apple", "apple", "banana"], check).summary()
+    # Ranks 1, 4 and 8, and not found: hit@5 is the share of passes, score the mean of 1 / rank.
+    assert summary["valid"] == 0.5
+    assert summary["score"] == pytest.approx((1 + 1 / 4 + 1 / 8 + 0) / 4)
+    assert summary["n"] == 4
 
 
 def test_without_a_verifier_or_a_reference_there_is_no_score():

@@ -367,3 +367,35 @@ def test_every_verb_through_a_server_of_other_hands(llmock: LLMock, provider: st
     assert judged.flipped
     assert fixed.text == "The winner is A."
     assert len(llmock.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ('{"questions": ["Why?", " Why? ", "How\\nso?", "Who?"]}', ("Why?", "How so?")),
+        ('{"questions": ["Why?"]}', ("Why?",)),
+        ('{"questions": []}', None),
+        ('{"questions": ["Why?", 3]}', None),
+        ('{"questions": "Why?"}', None),
+        ("Why? How?", None),
+    ],
+)
+def test_questions_about_a_document_are_lines_and_no_more_than_asked(
+    said: str, found: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    with ScriptedServer(otherwise=chat(said)) as server:
+        result, teacher = ask(server, "openai", tmp_path, lambda teacher: teacher.questions("Do it.\n# user\nx", 2))
+    assert result == (found or Abstain(reason="unreadable questions"))
+    sent = json.loads(server.seen[0].body)
+    assert [message["role"] for message in sent["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert "<document>\nDo it.\n# user\nx\n</document>" in sent["messages"][-1]["content"]
+    summary = teacher.ledger.summary()
+    assert summary["by_purpose"]["demonstrations"]["abstained"] == (found is None)
+    assert summary["abstain_reasons"] == ({} if found else {"unreadable questions": 1})

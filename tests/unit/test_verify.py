@@ -158,6 +158,50 @@ def test_fields_reports_extra_fields_and_fails_on_them_at_full_score():
     assert "mood" in verdict.feedback
 
 
+def test_feedback_stays_short_whatever_names_an_answer_makes_up():
+    many = json.dumps({**REFERENCE, **{f"k{i}": i for i in range(20_000)}})
+    assert by_fields(many).feedback.split("\n") == [
+        *(f"`k{i}` should not be there." for i in range(5)),
+        "19995 more fields should not be there.",
+    ]
+    long = by_fields({**REFERENCE, "k\n\x1b" * 100_000: 1})
+    assert long.feedback == f"`{('k ' * 40)}…` should not be there."
+    twice = by_fields('{"' + "k" * 100_000 + '": 1, "' + "k" * 100_000 + '": 2}')
+    assert twice.feedback == f'The answer gives the key "{"k" * 80}…" twice.'
+    deep = judged(JsonSchema({"additionalProperties": {"type": "string"}}), json.dumps({"k" * 100_000: 1}))
+    assert deep.feedback == f"`$.{'k' * 98}…`: 1 is not of type 'string'"
+
+
+def test_a_pattern_of_a_schema_that_would_go_on_for_ever_is_no_verdict():
+    schema = JsonSchema({"properties": {"code": {"type": "string", "pattern": "^(x|x)*$"}}})
+    assert schema(prompt(), json.dumps({"code": "x" * 5_000 + "!"})) == Abstain(
+        reason="a pattern of the schema takes longer than 1 s on an answer"
+    )
+    assert judged(schema, '{"code": "xx"}').passed
+    assert judged(schema, '{"code": "y"}').feedback == "`$.code`: 'y' does not match '^(x|x)*$'"
+
+
+def test_a_number_too_large_to_be_divided_fails():
+    verdict = judged(JsonSchema({"multipleOf": 0.01}), "9" * 4_000)
+    assert verdict == Verdict(
+        score=0.0, passed=False, feedback="The answer has a number that is too large to be checked."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "cannot be read: maximum recursion depth exceeded"),
+        ('{"items":' * 900 + "{}" + "}" * 900, "is nested too deeply to be a JSON schema"),
+        ("", "cannot be read: Expecting value"),
+    ],
+)
+def test_a_schema_that_cannot_be_read_is_refused(text: str, says: str, tmp_path: Path):
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(ConfigError, match=f"s.json` {says}"):
+        JsonSchema.read(tmp_path / "s.json")
+
+
 @pytest.mark.parametrize("answer", ["[]", '"KX-1"', "null", "7"])
 def test_fields_wants_an_object(answer: str):
     verdict = by_fields(answer)

@@ -44,7 +44,7 @@ class Answer:
         try:
             self._wire.send([verb, *rest])
         except Unreadable as fault:
-            raise ValueError(f"what a test gives to `{told}` is {fault}") from None
+            raise ValueError(f"what a test gives to `{told}` is {fault}" if told else f"it is {fault}") from None
         except Closed:
             raise self._end() from None
         try:

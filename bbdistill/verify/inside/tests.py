@@ -66,6 +66,9 @@ def _reports(answer: Answer, program: str, tests: str) -> Iterator[dict[str, Any
             yield {"bad": str(fault)}
             return
         except BaseException as fault:
+            if isinstance(fault, ImportError) and "answer" not in vars(fault):
+                yield {"bad": f"the tests import what is not there: {fault}"}
+                return
             row = {"fault": _fault(fault, _line(fault)), "notes": answer.notes, "source": step.source}
             yield {**row, "test": step.name} if step.name else {**row, "broken": step.source}
             if step.name is None:
