@@ -141,6 +141,8 @@ def _explain(fault: ValidationError, root: type[BaseModel] = RunConfig) -> Itera
             yield f"unknown key `{where}`{hint}"
         elif error["type"] == "missing":
             yield f"`{where}` is required and missing"
+        elif not where:  # said of several keys together
+            yield _wanted(error)
         else:
             # What stands where a key's name should be may be the key itself; an address may hold one.
             got = "" if where.endswith(_NEVER_SHOWN) else f", got {_shown(error['input'])}"

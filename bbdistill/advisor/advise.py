@@ -66,6 +66,7 @@ def advise(
         on_event(Note(text=said))
     found = measure(capped, task, sample=sample, k=rollouts, mode=mode, replay=replay, on_event=on_event, stop=stop)
     advice = decide(found)
+    on_event(Note(text="estimating what each recipe would take"))
     with _saying(found.spent_usd, on_event):
         priced = tuple(costs(path, overrides, task, found, _needs(advice), stop))
     if write is not None and advice.is_recipe:

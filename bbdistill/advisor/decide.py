@@ -28,6 +28,8 @@ TELLING_FEEDBACK = 0.5
 """A feedback of its own for at least every second rejection: it says what is wrong with this answer (estimate)."""
 ENOUGH_BITS = 0.15
 """Bits per rollout, at least, to select or reward by: about a pass rate of 5 %, 20 draws for each answer kept."""
+MANY_CUT = 0.2
+"""Share of rollouts that are cut off from which on the limit, not the student, is what was measured (estimate)."""
 LONG_ANSWERS = 200
 """Tokens from which on one verdict for a whole rollout says little of where it went wrong (estimate)."""
 
@@ -67,6 +69,8 @@ def decide(found: Findings) -> Advice:
     """The advice for these findings: the first case that holds."""
     trust, verdict = trust_in(found)
     replies = _reaches(found.teacher_answers, USABLE_REPLIES)
+    # What a verifier of form refutes is no usable reply; what it passes is no better than what nobody judged.
+    bar = GOOD_ANSWERS if trust == "trusted" else USABLE_REPLIES
 
     if found.prompts < FEWEST_ANSWERS:
         return _stop(
@@ -74,35 +78,40 @@ def decide(found: Findings) -> Advice:
         )
     if trust == "broken":
         return _stop(found, "fix the verifier", f"{verdict}; {reasons.FIX}", reasons.FIXED)
-    if why := _good_answers(found, replies=replies):  # What can be shown is imitated.
-        return _choose(found, why, _imitating(found, replies=replies, trusted=trust == "trusted"))
+    if why := _good_answers(found, bar, replies=replies):  # What can be shown is imitated.
+        doubt = f", though {verdict}; read some of the answers" if trust == "weak" else ""
+        return _choose(found, why + doubt, _imitating(found, replies=replies, trusted=trust == "trusted"), bar)
     if trust != "trusted":  # Neither answers nor a check of them.
-        return _stop(found, "data problem", reasons.missing(found, verdict), reasons.DATA)
+        changes = (*reasons.DATA, *reasons.close_calls(found, bar))
+        return _stop(found, "data problem", reasons.missing(found, verdict), changes)
 
     # From here on right answers can be told from wrong ones, but there are too few right ones to show.
     if replies and _reaches(found.teacher_pass, SOME_ANSWERS) and _leads(found):  # Drafts can be corrected.
         why = f"the teacher passes {rate(found.teacher_pass)}: too few to imitate as they come, enough to correct; "
         why += reasons.student(found)
-        return _choose(found, why, _correcting(found))
+        return _choose(found, why, _correcting(found), bar)
     if _reaches(found.bits, ENOUGH_BITS):  # The student passes sometimes: that can be selected, or rewarded.
         why = f"{reasons.teacher(found)}, but the student passes {mean_rate(found.pass_at_1)}"
-        return _choose(found, why, _from_its_own(found, replies=replies))
+        return _choose(found, why, _from_its_own(found, replies=replies), bar)
     if replies:  # The student never passes, or nobody knows: a reward may be silent, corrections are not.
-        return _choose(found, f"{reasons.student(found)}; {reasons.teacher(found)}", _correcting(found))
+        return _choose(found, f"{reasons.student(found)}; {reasons.teacher(found)}", _correcting(found), bar)
     if found.bits.value is None:
         return _stop(found, "measure the student", reasons.unmeasured(found), reasons.DATA)
     return _stop(found, "data problem", f"{reasons.student(found)}; {reasons.missing(found, verdict)}", reasons.DATA)
 
 
-def _good_answers(found: Findings, *, replies: bool) -> str:
-    """Why there is something good to imitate; empty where there is not. What nothing judged is taken as it is."""
+def _good_answers(found: Findings, bar: float, *, replies: bool) -> str:
+    """Why there is something good to imitate, of which `bar` pass; empty where there is not.
+
+    What nothing judged is taken as it is.
+    """
     given, teacher = found.given_pass, found.teacher_pass
-    if found.given >= FEWEST_ANSWERS and (given.value is None or given.value >= GOOD_ANSWERS):
+    if found.given >= FEWEST_ANSWERS and (given.value is None or given.value >= bar):
         checked = "and no verifier to doubt them" if given.value is None else f"and {rate(given)} of them pass"
         return f"{found.given} demonstrations came with the data, {checked}"
     if replies and teacher.value is None:
         return f"the teacher answers {rate(found.teacher_answers)}, and no verifier says how well: read some of them"
-    return f"the teacher's answers pass {rate(teacher)}" if replies and _reaches(teacher, GOOD_ANSWERS) else ""
+    return f"the teacher's answers pass {rate(teacher)}" if replies and _reaches(teacher, bar) else ""
 
 
 def _imitating(found: Findings, *, replies: bool, trusted: bool) -> list[Option]:
@@ -135,14 +144,18 @@ def _from_its_own(found: Findings, *, replies: bool) -> list[Option]:
     return [selecting, rewarding] if (found.pass_bits.value or 0.0) >= half else [rewarding, selecting]
 
 
-def _choose(found: Findings, why: str, options: list[Option]) -> Advice:
+def _choose(found: Findings, why: str, options: list[Option], bar: float) -> Advice:
     """The first option, with the next one as the runner-up."""
     first, second = options[0], options[1] if len(options) > 1 else None
     return Advice(
         recommends=first.recipe,
         reason=f"{why}; {first.why}{reasons.AT_ITS_END if found.teacher_answers.value is None else ''}",
         runner_up=second,
-        changes=(*reasons.CHANGES[first.recipe], *reasons.close_calls(found, GOOD_ANSWERS)),
+        changes=(
+            *reasons.CHANGES[first.recipe],
+            *reasons.close_calls(found, bar),
+            *(reasons.cut_short(found) if _reaches(found.cut, MANY_CUT) else ()),
+        ),
         settings=first.settings,
         findings=found,
     )

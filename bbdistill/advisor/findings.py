@@ -79,7 +79,7 @@ class Findings:
     k: int = 4
     """Rollouts per prompt, at training temperature."""
     pass_at_1: Figure = UNMEASURED
-    """Here and below, n counts prompts."""
+    """Rollouts that pass and came to their end: of others no recipe learns. Here and below, n counts prompts."""
     pass_at_k: Figure = UNMEASURED
     bits: Figure = UNMEASURED
     """What a pass-or-fail reward tells per rollout: mean over prompts of the binary entropy of the pass rate.

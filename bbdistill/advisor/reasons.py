@@ -54,16 +54,22 @@ def best_of_student(found: Findings) -> Option:
 
 
 def gad(found: Findings, *, asks: bool) -> Option:
-    """`asks`: as for `sft`; without demonstrations there is nothing that a discriminator could learn at first."""
-    if found.bits.value is None:
-        why = "its own answers are corrected, and rewards tell the better from the worse"
-    else:
-        flat = found.zero_variance
-        silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
-        why = f"a reward carries {found.bits.value:.2f} bits per rollout (1 at most){silent}; accepted corrections are "
-        why += "imitated beside it"
-    alone = ("feedback.demonstrations=false", "discriminator.warmup_steps=0", "discriminator.reward_weight=0.0")
-    return Option(recipe="gad", why=why, settings=() if asks else alone)
+    """`asks`: as for `sft`; without demonstrations there is no warm-up, and the verifier rewards alone."""
+    bits, flat = found.bits.value, found.zero_variance
+    if asks:
+        before = "" if bits is None else f"; by the verifier a reward carries {bits:.2f} bits per rollout before that"
+        return Option(
+            recipe="gad",
+            why="the demonstrations as a warm-up, then a discriminator and the verifier reward the student's own "
+            f"answers, and accepted corrections are imitated{before}",
+        )
+    silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
+    carries = "" if bits is None else f": {bits:.2f} bits per rollout (1 at most){silent}"
+    return Option(
+        recipe="gad",
+        why=f"the verifier rewards the student's own answers{carries}; accepted corrections are imitated beside them",
+        settings=("feedback.demonstrations=false", "discriminator.warmup_steps=0", "discriminator.reward_weight=0.0"),
+    )
 
 
 # What else there is to say
@@ -136,15 +142,22 @@ def student(found: Findings) -> str:
     return f"the student passes {mean_rate(found.pass_at_1)}, where a reward carries {bits.value:.2f} bits per rollout"
 
 
-def close_calls(found: Findings, threshold: float) -> tuple[str, ...]:
-    """Rates whose 95 % interval spans the threshold that they were held against."""
+def close_calls(found: Findings, bar: float) -> tuple[str, ...]:
+    """Rates whose 95 % interval spans the bar that they were held against."""
     held = {"the given demonstrations": found.given_pass, "the teacher's answers": found.teacher_pass}
     close: list[str] = []
     for name, figure in held.items():
         low, high = wilson(figure)
-        if figure.value is not None and low < threshold <= high:
+        if figure.value is not None and low < bar <= high:
             close.append(
                 f"{name} pass {rate(figure)}, which may be {percent(low)} to {percent(high)}: a larger --sample tells "
-                f"on which side of {percent(threshold)}"
+                f"on which side of {percent(bar)}"
             )
     return tuple(close)
+
+
+def cut_short(found: Findings) -> tuple[str, ...]:
+    return (
+        f"answers that come to their end: {rate(found.cut)} of the rollouts are cut at `student.max_new_tokens`, and "
+        "nothing is learned from those; raise it, or ask for less, and measure again",
+    )

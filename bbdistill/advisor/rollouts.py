@@ -127,11 +127,11 @@ def _figures(
 ) -> Drawn:
     rollouts = [rollout for group in groups for rollout in group]
     verdicts = iter(check.judge([(rollout.prompt, rollout.completion) for rollout in rollouts], "rollouts"))
-    judged = [[next(verdicts) for _ in group] for group in groups]
+    judged = [[(next(verdicts), rollout.stop_reason == "stop") for rollout in group] for group in groups]
     # A group that the verifier abstains from, in whole or in part, says nothing of a rate.
-    whole = [[v for v in group if isinstance(v, Verdict)] for group in judged]
+    whole = [[(verdict, ended) for verdict, ended in group if isinstance(verdict, Verdict)] for group in judged]
     whole = [group for group in whole if len(group) == k]
-    passes = [sum(verdict.passed for verdict in group) for group in whole]
+    passes = [sum(verdict.passed and ended for verdict, ended in group) for group in whole]
     why = "the verifier abstains, or there is none"
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     return Drawn(
@@ -139,7 +139,7 @@ def _figures(
         pass_at_k=mean((pass_at_k(k, c, k) for c in passes), why),
         bits=mean((bits_of(c / k) for c in passes), why),
         pass_bits=mean((passing_bits(c / k) for c in passes), why),
-        zero_variance=mean((len({verdict.score for verdict in group}) == 1 for group in whole), why),
+        zero_variance=mean((len({verdict.score for verdict, _ in group}) == 1 for group in whole), why),
         student_tokens=mean(lengths),
         cut=mean(rollout.stop_reason == "length" for rollout in rollouts),
         answer_tokens=answered.tokens,

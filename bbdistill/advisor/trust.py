@@ -65,7 +65,7 @@ def _weak(found: Findings, wrong: Mapping[str, Figure]) -> str:
     """What keeps it from being trusted with content; empty where nothing does."""
     for name in (_EMPTY, _OTHER):
         if name in wrong and (wrong[name].value or 0.0) < REJECTS:
-            return f"passes {_passed(name, wrong[name])}: it checks form, not content"
+            return f"passes {_passed(name, wrong[name])}: it checks form, not content{_unlabelled(found)}"
     hurt = {name: wrong[name] for name in (_SHUFFLED, _CUT) if name in wrong}
     rejected, tried = _sum(hurt.values())
     if rejected < REJECTS_DAMAGED * tried:
@@ -75,6 +75,12 @@ def _weak(found: Findings, wrong: Mapping[str, Figure]) -> str:
     if not _accepts(found):
         return "is not proven: it has accepted nothing yet"
     return ""
+
+
+def _unlabelled(found: Findings) -> str:
+    """That there are prompts without a reference, which may be why; empty where all have one."""
+    judged, tried = found.accepts_reference.n, found.rejects_empty.n
+    return f", and {tried - judged} of {tried} prompts have no `reference`" if judged < tried else ""
 
 
 def _accepts(found: Findings) -> bool:

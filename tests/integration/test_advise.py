@@ -102,6 +102,15 @@ def test_a_student_that_never_passes_is_corrected(tmp_path: Path, command: Comma
     )
 
 
+def test_what_is_cut_off_does_not_pass(tmp_path: Path, command: Command, undecided: Path) -> None:
+    with ScriptedServer(otherwise=chat(YES)) as server:
+        config = write_task(tmp_path, server, student=undecided)
+        found = command.json(config, "--set", "student.max_new_tokens=1")  # the text, and no end of turn
+    figures = found["findings"]
+    assert (figures["cut"], figures["pass_at_1"]) == ({"value": 1.0, "n": 96}, {"value": 0.0, "n": 24})
+    assert "100 % (96 of 96) of the rollouts are cut at `student.max_new_tokens`" in found["changes"][-1]
+
+
 def test_a_student_and_a_teacher_that_never_pass_leave_the_reward_silent(
     tmp_path: Path, command: Command, hopeless: Path
 ) -> None:

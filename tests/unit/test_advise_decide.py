@@ -166,6 +166,28 @@ def test_without_a_verifier_answers_are_taken_as_they_are() -> None:
     assert "no verifier to doubt them" in given.reason
 
 
+def test_answers_that_a_check_of_form_lets_through_are_as_good_as_without_one() -> None:
+    form: dict[str, Any] = {"rejects_other": share(0.5), "accepts_reference": share(1.0, 12)}
+    advice = advised(**form, **teaching(0.5))
+    assert (advice.recommends, runner_up(advice)) == ("sft", "gad")
+    assert advice.reason.startswith(
+        "the teacher's answers pass 50 % (12 of 24), though the verifier passes 12 of 24 answers to another prompt: it "
+        "checks form, not content, and 12 of 24 prompts have no `reference`; read some of the answers; imitating them"
+    )
+    below = advised(**form, **teaching(11 / 24))
+    assert below.recommends == "data problem"
+    assert (
+        "pass 46 % (11 of 24), which may be 28 % to 65 %: a larger --sample tells on which side of 50 %"
+        in (below.changes[-1])
+    )
+
+
+def test_answers_that_are_cut_off_teach_nothing() -> None:
+    advice = advised(**teaching(0.4), cut=share(0.75, 96))
+    assert "75 % (72 of 96) of the rollouts are cut at `student.max_new_tokens`" in advice.changes[-1]
+    assert "cut at" not in advised(**teaching(0.4), cut=share(0.1, 96)).changes[-1]
+
+
 def test_few_demonstrations_and_telling_feedback_make_rationales_the_next_step() -> None:
     few: dict[str, Any] = {"prompts": FEW_ANSWERS, "given": 30, "given_pass": share(1.0), **teaching(0.5)}
     assert runner_up(advised(**few)) == "rgt"
@@ -213,7 +235,7 @@ def test_selection_where_only_the_student_passes() -> None:
 def test_rewards_where_most_of_a_verdict_lies_in_the_failures() -> None:
     advice = advised(**teaching(0.0), **passing(0.8))
     assert (advice.recommends, runner_up(advice)) == ("gad", "best_of_n")
-    assert "a reward carries 0.72 bits per rollout (1 at most), none in the 25 % (6 of 24) groups" in advice.reason
+    assert "own answers: 0.72 bits per rollout (1 at most), none in the 25 % (6 of 24) groups" in advice.reason
 
 
 def test_what_a_recipe_needs_set_beside_its_name() -> None:
