@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from bbdistill.cli_options import Json
+
 cache_app = typer.Typer(help="Look into a store of recorded calls.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="The store.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @cache_app.command(name="list")

@@ -27,7 +27,7 @@ def write_task(
     teacher: str = "openai:gpt-5.6",
     base_url: str | None = None,
     student: str = "HuggingFaceTB/SmolLM2-135M-Instruct",
-    recipe: str = "gad",
+    recipe: str = "sft",
 ) -> str:
     """Writes `out` and returns its text. ConfigError where the data or a value is wrong, or `out` exists."""
     may_write(out, "--out")

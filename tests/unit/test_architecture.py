@@ -52,8 +52,22 @@ ALLOWED: dict[str, set[str]] = {
     "demo": BOTTOM | {"runner"},
     "console": {"metrics"},
     "interrupt": set(),
-    "cli": {"cli_cache", "errors", "config", "console", "interrupt", "report", "runner", "demo", *API_VERBS},
-    "cli_cache": {"recording"},
+    "cli": {
+        "errors",
+        "config",
+        "report",
+        "runner",
+        "demo",
+        "cli_cache",
+        "cli_init",
+        "cli_look",
+        "cli_options",
+        *API_VERBS,
+    },
+    "cli_cache": {"cli_options", "recording"},
+    "cli_init": {"cli_options", "errors", "starter", "examples"},
+    "cli_look": {"cli_options", "errors", "estimate", "advisor", "checks", "doctor"},
+    "cli_options": {"errors", "console", "interrupt"},
 }
 TORCH_ROOMS = {"student", "losses", *CORE}
 TORCH = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf", "tokenizers"}

@@ -43,7 +43,7 @@ def test_init_writes_a_config_that_loads_and_fits_the_data(tmp_path: Path, promp
     config = load_config(tmp_path / "task.toml")
     assert config.task.prompts == prompts
     assert config.task.verifier == ("fields",)
-    assert tomllib.loads((tmp_path / "task.toml").read_text())["recipe"] == "gad"
+    assert tomllib.loads((tmp_path / "task.toml").read_text())["recipe"] == "sft"
     again = cli("init", prompts, folder=tmp_path)
     assert again.returncode == 2
     assert "not overwritten" in again.stderr
