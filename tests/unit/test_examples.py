@@ -149,6 +149,20 @@ def test_questions_that_name_something_are_left_out_of_both(folder: Path):
     assert chosen.naming == 3
 
 
+def test_an_easy_question_is_trained_on_only_if_there_are_too_few_others(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    answers = [(f"Is it own{number}?", f"Nothing like {number}?") for number in (0, 12, 15, 18, 21, 24)]
+    rows, index = asked(folder, *answers)
+    # Sorted by path, the first files are 00, 03, 06 and so on; only the first question's own word is its document's.
+    hard, easy = 7, 1
+    kept = choose(rows, index)
+    assert (kept.easy, kept.easy_kept, len(kept.train)) == (easy, easy, hard + easy)
+    monkeypatch.setattr("bbdistill.examples.search.questions.TRAIN", hard)
+    chosen = choose(rows, index)
+    assert (chosen.easy, chosen.easy_kept, len(chosen.train)) == (easy, 0, hard)
+    assert "Is it own0?" not in [question.text for question in chosen.train]
+    assert len(chosen.test) == len(kept.test) == 4
+
+
 def test_the_plain_questions_are_scored_as_queries(folder: Path):
     answers = [(f"Where is own{number}?",) for number in (0, 3, 6, 9)] + [("own12",), ("nothing",)]
     rows, index = asked(folder, *answers)

@@ -24,9 +24,7 @@ HERE = Path(__file__).parent
 RECORDING = "search.db"
 FEWEST = 6
 """Documents that make a search."""
-TEMPLATE = "templates/correct.md"
-"""How the teacher is asked for a better query: in words of this task, with two examples for small teachers."""
-FILES = ("documents.jsonl", "train.jsonl", "test.jsonl", TEMPLATE, CONFIG)
+FILES = ("documents.jsonl", "train.jsonl", "test.jsonl", CONFIG)
 
 
 def write_search(
@@ -112,8 +110,6 @@ def make(
     for name, questions in (("train", chosen.train), ("test", chosen.test)):
         rows = (question.row(f"{name}-{number:03d}") for number, question in enumerate(questions))
         write_rows(out / f"{name}.jsonl", rows)
-    (out / TEMPLATE).parent.mkdir(exist_ok=True)
-    shutil.copyfile(HERE / TEMPLATE, out / TEMPLATE)
     (out / CONFIG).write_text(text, encoding="utf-8")
     for line in chosen.lines():
         on_event(Note(text=line))

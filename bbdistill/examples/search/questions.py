@@ -60,6 +60,9 @@ class Chosen:
     duplicates: int
     naming: int
     """Questions that name what a person who asks does not know."""
+    easy: int
+    """Training questions whose own words find their document first; `easy_kept` of them were needed to have enough."""
+    easy_kept: int
     plain_hits: float
     """Share of the test questions that, word for word, are queries with their document among the first `HITS`."""
     plain_score: float
@@ -73,9 +76,10 @@ class Chosen:
             f"{self.asked} documents asked about{nothing}",
             f"left out: {self.naming} questions that name a file, a key or an option, {self.duplicates} that "
             "were there already",
-            f"{len(self.train)} questions to train on, {len(self.test)} to test on, about other documents",
-            f"asked word for word, the test questions find theirs with hit@{HITS} {self.plain_hits:.3f}, mean 1/rank "
-            f"{self.plain_score:.3f}: what a student has to beat",
+            f"{len(self.train)} questions to train on; {self.easy} find their document first with their own words, "
+            f"and {self.easy_kept} of these are kept",
+            f"{len(self.test)} questions to test on, about other documents; asked word for word, they find it with "
+            f"hit@{HITS} {self.plain_hits:.3f}, mean 1/rank {self.plain_score:.3f}: what a student has to beat",
         ]
 
 
@@ -91,7 +95,11 @@ def drawn(documents: Sequence[Document]) -> list[Document]:
 
 
 def choose(asked: Asked, index: Retrieval) -> Chosen:
-    """The last third of the documents is for the test. TeacherError where there is not enough to train and test on."""
+    """The last third of the documents is for the test. TeacherError where there is not enough to train and test on.
+
+    A training question whose own words rank its document first has nothing to teach, and is taken only where there are
+    too few others. The test takes them as they come: a choice by what the plain question finds would make it look bad.
+    """
     border = len(asked) - len(asked) // 3
     given = [*_in_turn(asked[:border]), *_in_turn(asked[border:])]
     offered = [each for each in given if not _NAMES.search(each.text)]
@@ -101,7 +109,10 @@ def choose(asked: Asked, index: Retrieval) -> Chosen:
     different = list(first.values())
     for_test = {document.id for document, _ in asked[border:]}
     test = [each for each in different if each.document in for_test][:TEST]
-    train = [each for each in different if each.document not in for_test][:TRAIN]
+    rest = [each for each in different if each.document not in for_test]
+    easy = [each for each in rest if _rank(each, index) == 1.0]
+    left_out = easy[max(0, TRAIN - (len(rest) - len(easy))) :]
+    train = [each for each in rest if each not in left_out][:TRAIN]
     abstained = Counter(answer.reason for _, answer in asked if isinstance(answer, Abstain))
     if len(train) < 2 or not test:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in abstained.most_common(3)) or "no reason given"
@@ -116,6 +127,8 @@ def choose(asked: Asked, index: Retrieval) -> Chosen:
         abstained=abstained,
         duplicates=len(offered) - len(different),
         naming=len(given) - len(offered),
+        easy=len(easy),
+        easy_kept=len(easy) - len(left_out),
         plain_hits=sum(_rank(each, index) >= 1 / HITS for each in test) / len(test),
         plain_score=sum(_rank(each, index) for each in test) / len(test),
     )
