@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bbdistill import verify
 from bbdistill.client.loop import LoopThread
@@ -43,7 +43,7 @@ def verify_file(
     """
     settings = Settings(overrides=overrides, max_usd=max_usd)
     resolved = resolve(config, settings) if config is not None else None
-    chosen = [_spec(text) for text in specs] or _of_config(resolved)
+    chosen = [spec for text in specs for spec in _specs(text)] or _of_config(resolved)
     reveal = reveal or (resolved is not None and resolved.task.reveal)
     given = load_prompts(answers, skip_bad=skip_bad, answered=True).answers
     if not verify.asks(chosen):
@@ -102,11 +102,13 @@ def _asking(teacher: Teacher) -> Generator[Ask]:
         loop.close()
 
 
-def _spec(text: str) -> verify.Spec:
-    if not text.lstrip().startswith("{"):
-        return text
+def _specs(text: str) -> Sequence[verify.Spec]:
+    """What one `--verifier` says: a name, a table, or a list of these."""
+    if not text.lstrip().startswith(("{", "[")):
+        return [text]
     try:
-        return tomllib.loads(f"spec = {text}")["spec"]
+        found: Any = tomllib.loads(f"spec = {text}")["spec"]
+        return cast(Sequence[verify.Spec], found) if isinstance(found, list) else [found]
     except (ValueError, RecursionError) as fault:  # the rest is of numbers too long and tables too deep
         raise ConfigError(f'--verifier {text}: not a TOML table such as {{ use = "fields" }}: {fault}') from None
 

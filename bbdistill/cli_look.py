@@ -70,7 +70,7 @@ def verify(
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Hold the completions of a JSONL file against a verifier; exit 1 if one fails."""
+    """Hold the completions of a JSONL file against a verifier; exit 1 if one fails, or none is judged."""
     from bbdistill.checks import verify_file
 
     if len(files) > 2:
@@ -91,7 +91,7 @@ def verify(
     print(
         json.dumps(summary) if as_json else "{passed} passed, {failed} failed, {abstained} not judged".format(**summary)
     )
-    raise typer.Exit(1 if summary["failed"] else 0)
+    raise typer.Exit(1 if summary["failed"] or not summary["passed"] else 0)
 
 
 def doctor(

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from bbdistill.care import is_refusal
 from bbdistill.config import CacheMode, RunConfig, Settings
 from bbdistill.data import load_prompts, write_demonstrations, write_rows
 from bbdistill.errors import ConfigError, TeacherError
@@ -63,14 +64,18 @@ def collect(
             return [a for a in answers if isinstance(a, Demonstration)], teacher.summary()
 
     answers, ledger = asyncio.run(work())
-    if missing and not answers and not dataset.demonstrations:
-        reasons = ", ".join(ledger["abstain_reasons"])
+    given = [answer for answer in answers if answer.completion.strip() and not is_refusal(answer.completion)]
+    refusals = len(answers) - len(given)
+    if missing and not given and not dataset.demonstrations:
+        reasons = ", ".join([*ledger["abstain_reasons"], *(["refusals"] if refusals else [])])
         raise TeacherError(f"the teacher gave no usable answer to any of {len(missing)} prompts: {reasons}")
-    found = [*dataset.demonstrations.values(), *answers]
+    found = [*dataset.demonstrations.values(), *given]
     write_demonstrations(out, found)
-    cost = money(ledger["cost_usd"])
-    on_event(Note(text=f"{len(found)} demonstrations for {len(dataset.prompts)} prompts in {out}; spent: {cost}"))
+    cost, without = money(ledger["cost_usd"]), f"; {refusals} refusals left out" if refusals else ""
+    said = f"{len(found)} demonstrations for {len(dataset.prompts)} prompts in {out}{without}; spent: {cost}"
+    on_event(Note(text=said))
     counts = {"prompts": len(dataset.prompts), "demonstrations": len(found), "skipped": dataset.skipped}
+    counts["refusals"] = refusals
     return {**counts, "teacher": ledger}
 
 

@@ -162,6 +162,8 @@ class TaskConfig(Section):
         match given:
             case str() | dict():
                 return (cast(Any, given),)
+            case list() if not given:
+                raise ValueError("expected at least one verifier; leave the key out where there is none")
             case list() if not all(isinstance(one, str | dict) for one in cast(list[Any], given)):
                 raise ValueError("expected each verifier as text or as a table")
             case _:

@@ -10,6 +10,7 @@ from bbdistill.estimate import estimate_task
 from bbdistill.stages import stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.templates import load_template
+from bbdistill.types import Abstain
 
 SHOWN = 3
 
@@ -22,6 +23,7 @@ def dry_run(path: Path, settings: Settings) -> Iterator[str]:
     yield f"recipe {config.recipe}"
     yield f"{len(task.train)} train, {len(task.validation)} validation, {len(task.test)} test prompts"
     yield from _found(task)
+    yield from _judged(config, task)
     yield from (f"  stage {stage.name}: at most {stage.steps} steps" for stage in planned)
     yield from _requests(config, task)
     yield "\nwhat it takes, at least and at most:"
@@ -39,6 +41,18 @@ def _found(task: Task) -> list[str]:
         "test prompts say almost the same as a training prompt": care.near_between(task.train, task.test),
     }
     return [f"  {count} {what}" for what, count in counts.items() if count]
+
+
+def _judged(config: RunConfig, task: Task) -> list[str]:
+    """How many training prompts the verifier has something to say about, where it has nothing on some."""
+    if config.task.verifier is None:
+        return []
+    verdicts = [task.verify(prompt, "") for prompt in task.train]
+    silent = [verdict.reason for verdict in verdicts if isinstance(verdict, Abstain)]
+    if not silent:
+        return []
+    heard = len(verdicts) - len(silent)
+    return [f"  the verifier can judge answers to {heard} of {len(verdicts)} training prompts: {silent[0]}"]
 
 
 def _requests(config: RunConfig, task: Task) -> list[str]:

@@ -72,8 +72,9 @@ def answers_of(
     *,
     adapter: bool,
 ) -> Answers:
-    """Greedy answers of the student, judged, and its NLL of the teacher's answers."""
-    pairs = [(prompt, text) for prompt, text in zip(prompts, taught, strict=True) if text is not None]
+    """Greedy answers of the student, judged, and its NLL of the teacher's answers, as far as it can hold them."""
+    given = [(prompt, text) for prompt, text in zip(prompts, taught, strict=True) if text is not None]
+    pairs = [(prompt, text) for prompt, text in given if student.holds(prompt, text)]
     judged = evaluate.judge(name, prompts, student.answer(prompts, adapter=adapter), check)
     return replace(judged, nll=evaluate.mean(student.nll(pairs, adapter=adapter)))
 

@@ -86,7 +86,8 @@ def gathered(lessons: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
     """The result in a few lines, for a terminal."""
-    lines = ["            valid   score   95 % interval      n"]
+    lines = [] if report["train"]["tokens"] else ["the student is unchanged: nothing was found that is worth imitating"]
+    lines += ["            valid   score   95 % interval      n"]
     for name in MODELS:
         row = report["eval"][name]
         valid, score, low, high = (number(row[key]) for key in ("valid", "score", "low", "high"))

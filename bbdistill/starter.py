@@ -38,7 +38,8 @@ def write_task(
     labelled = sum(prompt.reference is not None for prompt in dataset.prompts)
     verifiers = [f"json_schema:{_from(schema, out)}"] if schema else []
     if labelled >= MANY_REFERENCES * len(dataset.prompts):
-        verifiers.append("fields")
+        objects = sum(isinstance(prompt.reference, dict) for prompt in dataset.prompts)
+        verifiers.append("fields" if objects >= labelled / 2 else "exact")
     values = {
         "verb": "init",
         "why": (),

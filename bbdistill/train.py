@@ -240,7 +240,8 @@ class Trainer:
         if found is not None:
             return found
         replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")
-        taught = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]
+        given = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]
+        taught = [pair for pair in given if run.student.holds(*pair)]
         return -(mean(run.student.nll(taught)) or 0.0)
 
 

@@ -18,8 +18,9 @@ from typing import Any
 class RuleTeacher:
     """`asked` counts the answered requests by their body; `base_url` is where they go.
 
-    Of the numbers in `slips` its first correction is still wrong, of those in `hopeless` every one. With `varied` the
-    same training prompt gets four answers in turn, of which two are right.
+    Of the numbers in `slips` its first correction is still wrong, of those in `hopeless` every one; its answer to those
+    in `long` goes on for 200,000 characters. With `varied` the same training prompt gets four answers in turn, of which
+    two are right.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class RuleTeacher:
         self.delay_s = 0.0
         self.slips: set[int] = set()
         self.hopeless: set[int] = set()
+        self.long: set[int] = set()
         self.varied = False
         lock = threading.Lock()
         teacher = self
@@ -43,7 +45,10 @@ class RuleTeacher:
                 with lock:
                     teacher.asked[text] += 1
                     turn = teacher.asked[text] - 1 if teacher.varied else 0
-                said = answer(json.loads(text)["messages"], teacher.slips, teacher.hopeless, turn)
+                messages = json.loads(text)["messages"]
+                said = answer(messages, teacher.slips, teacher.hopeless, turn)
+                if any(messages[-1]["content"] == f"number {number}" for number in teacher.long):
+                    said += "x" * 200_000
                 body = json.dumps(completion(said)).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")

@@ -69,6 +69,12 @@ class Student:
         """Whether the student could say this within `student.max_new_tokens`."""
         return len(self.base.chat.completion_ids(prompt.messages, text)) <= self._settings.max_new_tokens
 
+    def holds(self, prompt: Prompt, text: str) -> bool:
+        """Whether a prompt and somebody's answer to it fit into the model together."""
+        chat = self.base.chat
+        tokens = len(chat.prompt_ids(prompt.messages)) + len(chat.completion_ids(prompt.messages, text))
+        return tokens <= self.base.context
+
     def update(
         self, policy: Sequence[PolicyExample], sft: Sequence[SFTExample], *, learning_rate: float
     ) -> dict[str, float]:

@@ -12,11 +12,12 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from bbdistill.errors import ConfigError, VerifierError
-from bbdistill.keylike import may_tell_a_secret
+from bbdistill.keylike import may_tell_a_secret, without_keys
 from bbdistill.types import Abstain, Prompt, Verdict
 from bbdistill.verify.base import one_line
 
@@ -62,7 +63,7 @@ class Custom:
     def _verdict(self, found: Any) -> Verdict | Abstain:
         match found:
             case Verdict(score=score, passed=bool(), feedback=str()) if _is_score(score):
-                return found
+                return replace(found, feedback=without_keys(found.feedback))
             case Abstain():
                 return found
             case (score, str() as feedback) if _is_score(score):
@@ -75,7 +76,7 @@ class Custom:
                     "a score from 0 to 1, or one of these two with the feedback"
                 )
         passed = score == 1
-        return Verdict(score=float(score), passed=passed, feedback="" if passed else feedback)
+        return Verdict(score=float(score), passed=passed, feedback="" if passed else without_keys(feedback))
 
 
 def _imported(module: str, directory: Path, name: str, known: Collection[str]) -> Any:

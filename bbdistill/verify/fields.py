@@ -23,7 +23,7 @@ class Fields:
     def __call__(self, prompt: Prompt, answer: str, /) -> Verdict | Abstain:
         known: object = prompt.reference
         if not isinstance(known, dict):
-            return Abstain(reason="no reference to compare with")
+            return Abstain(reason="the reference is no object to compare with")
         reference = cast(dict[str, Any], known)
         try:
             value = parse(answer)

@@ -12,6 +12,7 @@ from test_run import metrics_of, same_adapter
 import bbdistill
 import bbdistill.runner
 from bbdistill.metrics import StepDone
+from bbdistill.report import summary_lines
 
 
 def rows_of(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -171,3 +172,26 @@ def test_process_weighs_only_what_was_wrong(tiny_student: Path, tmp_path: Path):
 def test_process_goes_on_and_replays(tiny_student: Path, tmp_path: Path):
     with rule_teacher() as teacher:
         run_stopped_and_replayed(recipe(tmp_path, teacher, tiny_student, "process"), tmp_path)
+
+
+def test_a_run_that_found_nothing_to_imitate_says_that_the_student_is_unchanged(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        teacher.hopeless = set(range(14))
+        config = recipe(tmp_path, teacher, tiny_student, "isft")
+        (tmp_path / "train.jsonl").write_text(
+            "\n".join(json.dumps({"prompt": f"number {i}", "reference": {"number": i}}) for i in range(14))
+        )
+        result = bbdistill.run(config, out=tmp_path / "run")
+    assert result.report["lessons"]["set_aside"] == 24
+    assert result.report["train"]["tokens"] == 0
+    assert "**The student is unchanged:**" in (result.directory / "report.md").read_text()
+    assert "the student is unchanged" in summary_lines(result.report)[0]
+
+
+def test_an_answer_longer_than_the_student_can_hold_is_left_out_of_its_nll(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        teacher.long = {100}
+        config = recipe(tmp_path, teacher, tiny_student, "isft")
+        found = bbdistill.run(config, out=tmp_path / "run").report
+    assert found["eval"]["teacher"]["n"] == 6
+    assert 0 < found["eval"]["student"]["nll"] < 20

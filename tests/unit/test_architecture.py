@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "runner", "place"},
     "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
-    "collect": BOTTOM | {"task", "teacher", "recording"},
+    "collect": BOTTOM | {"care", "task", "teacher", "recording"},
     "checks": BOTTOM | {"task", "verify", "client", "teacher"},
     "estimate": BOTTOM | {"task", "stages", "client", "teacher"},
     "dryrun": BOTTOM | {"care", "task", "stages", "estimate", "student"},

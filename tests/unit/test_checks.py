@@ -84,7 +84,15 @@ def test_counts_score_and_what_is_wrong(answers: Path):
     )
 
 
-def test_where_nothing_is_judged_there_is_no_score(answers: Path):
+def test_a_verifier_option_may_be_a_list(answers: Path):
+    one, listed = verified(answers, "regex:.", "exact"), verified(answers, '["regex:.", { use = "exact" }]')
+    assert one == listed
+
+
+def test_where_nothing_is_judged_there_is_no_score_and_the_command_fails(
+    answers: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert cli(monkeypatch, answers.parent, answers.name, "--verifier", "fields") == 1
     summary, lines = verified(answers, "fields")
     assert summary == {"passed": 0, "failed": 0, "abstained": 3, "score": None}
     assert len(lines) == 3
@@ -262,9 +270,8 @@ def test_without_any_verifier_it_says_what_to_give(answers: Path):
     assert refused(answers, config=config(answers.parent)) == (
         "nothing to verify with: the task has no `verifier`; add one, or give `--verifier SPEC`"
     )
-    assert refused(answers, config=config(answers.parent, "verifier = []")) == (
-        "nothing to verify with: the task has no `verifier`; add one, or give `--verifier SPEC`"
-    )
+    empty = refused(answers, config=config(answers.parent, "verifier = []"))
+    assert "`task.verifier`: expected at least one verifier; leave the key out where there is none" in empty
 
 
 def mark(met: bool) -> Answer:
@@ -305,7 +312,7 @@ def test_a_rubric_that_is_none_costs_nothing(answers: Path, monkeypatch: pytest.
     [
         (("right.jsonl", "--verifier", "exact"), 0, "1 passed, 0 failed, 0 not judged\n"),
         (("answers.jsonl", "--verifier", "exact"), 1, "1 passed, 1 failed, 1 not judged\n"),
-        (("answers.jsonl", "--verifier", "fields"), 0, "0 passed, 0 failed, 3 not judged\n"),
+        (("answers.jsonl", "--verifier", "fields"), 1, "0 passed, 0 failed, 3 not judged\n"),
         (("answers.jsonl", "--verifier", "fieldz"), 2, ""),
         (("task.toml", "answers.jsonl"), 1, "1 passed, 1 failed, 1 not judged\n"),
         (("answers.jsonl", "task.toml"), 2, ""),

@@ -77,3 +77,11 @@ def test_a_place_to_write_to(full: Path) -> None:
         with pytest.raises(ConfigError) as refused:
             may_write(place, "--out")
         assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(("reference", "verifier"), [({"n": 1}, "fields"), ("42", "exact"), (42, "exact")])
+def test_the_verifier_proposed_can_use_the_references(tmp_path: Path, reference: object, verifier: str) -> None:
+    rows = [json.dumps({"prompt": f"number {i}", "reference": reference}) for i in range(12)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    write_task(tmp_path / "train.jsonl", tmp_path / "task.toml")
+    assert load_config(tmp_path / "task.toml").task.verifier == (verifier,)

@@ -11,6 +11,7 @@ from verdicts import RIGHT, Said, said, wrong
 
 from bbdistill import verify
 from bbdistill.errors import ConfigError, VerifierError
+from bbdistill.types import Prompt, Verdict
 
 KEY = "sk-test-abcdefgh12345678"
 MODULE = f"""
@@ -248,3 +249,16 @@ def test_an_exit_of_a_check_is_no_success_of_the_command(tmp_path: Path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: the verifier `my_checks:exits` failed on prompt `p-")
     assert done.stderr.endswith("`: SystemExit: 0\n")
+
+
+def test_a_key_in_the_feedback_goes_no_further(tmp_path: Path):
+    (tmp_path / "leaks.py").write_text(
+        "KEY = 'sk-proj-' + 'ABCDEFGH12345678'\n"
+        "from bbdistill.types import Verdict\n"
+        "def plain(prompt, answer): return False, f'the key {KEY} is bad'\n"
+        "def whole(prompt, answer): return Verdict(score=0.5, passed=False, feedback=f'{KEY} is bad')\n"
+    )
+    for function, says in (("plain", "the key [redacted] is bad"), ("whole", "[redacted] is bad")):
+        verdict = verify.load(f"leaks:{function}", base=tmp_path, reveal=False)(Prompt(id="p", messages=()), "x")
+        assert isinstance(verdict, Verdict)
+        assert verdict.feedback == says
