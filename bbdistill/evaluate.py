@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bbdistill.task import Verify
-from bbdistill.types import Prompt, Verdict
+from bbdistill.types import Prompt, Verdict, Verify
 from bbdistill.verify.base import Combined
 from bbdistill.verify.fields import agreement
 

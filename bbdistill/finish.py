@@ -19,10 +19,10 @@ from bbdistill.state import TrainState
 from bbdistill.student.export import load_adapter, save_adapter
 from bbdistill.student.student import Student, open_student
 from bbdistill.student.tokenize import NO_STRATEGY
-from bbdistill.task import Verify, load_task
+from bbdistill.task import load_task
 from bbdistill.teacher.ask import demonstrations
 from bbdistill.teacher.terms import terms_of
-from bbdistill.types import Demonstration, Prompt
+from bbdistill.types import Demonstration, Prompt, Verify
 
 SAMPLES = 10
 

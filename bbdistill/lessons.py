@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, TypeAlias
 
-from bbdistill.objectives import TOO_LONG, Fits, Rollouts, Verify, declines, passed
+from bbdistill.objectives import TOO_LONG, Fits, Rollouts, declines, passed
 from bbdistill.teacher.ask import Feedback
-from bbdistill.types import Abstain, Correction, Demonstration, Prompt, SetAside, SFTExample, Verdict
+from bbdistill.types import Abstain, Correction, Demonstration, Prompt, SetAside, SFTExample, Verdict, Verify
 
 Nll: TypeAlias = Callable[[Sequence[tuple[Prompt, str]]], list[float]]
 """Mean nats per token of texts under the student as it is."""

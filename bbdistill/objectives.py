@@ -19,6 +19,7 @@ from bbdistill.types import (
     Rollout,
     SFTExample,
     Verdict,
+    Verify,
 )
 
 Rollouts = Sequence[Sequence[Rollout]]
@@ -28,7 +29,6 @@ Spot = tuple[int, int]
 """(prompt, sample)."""
 Lessons = Mapping[str, Sequence[SFTExample]]
 """What may be imitated, by prompt id."""
-Verify = Callable[[Prompt, str], Verdict | Abstain]
 Fits = Callable[[Prompt, str], bool]
 """Whether the student could say a text within its limit."""
 TOO_LONG = "longer than `student.max_new_tokens`"

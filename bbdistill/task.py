@@ -1,20 +1,17 @@
 """A config's task, loaded: prompts in three splits, demonstrations that came with them, and the verifier. No torch."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from bbdistill import care, verify
 from bbdistill.config import RunConfig, Settings
 from bbdistill.configfile import load_config
 from bbdistill.data import load_prompts, split
 from bbdistill.errors import ConfigError, ReplayMiss
-from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
-
-Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
+from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict, Verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

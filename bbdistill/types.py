@@ -4,7 +4,7 @@ Suffixes of ragged lists, everywhere in the package: `_P` over prompts, `_G` ove
 Log-probs are in nats, scores in [0, 1] unless a name says otherwise, money in US dollars, times in seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -172,6 +172,8 @@ class Mark:
 
 
 Judgement: TypeAlias = Preference | Tie | Abstain
+Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
+"""What a verifier says of one answer to a prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

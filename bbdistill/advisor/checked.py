@@ -8,8 +8,7 @@ from typing import TypeAlias
 from bbdistill.advisor.findings import Figure, mean
 from bbdistill.errors import RunStopped
 from bbdistill.metrics import OnEvent, Progress
-from bbdistill.task import Verify
-from bbdistill.types import Abstain, Prompt, Verdict
+from bbdistill.types import Abstain, Prompt, Verdict, Verify
 
 Case: TypeAlias = tuple[Prompt, str]
 """A prompt, and a text to be judged as an answer to it."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bbdistill.teacher.judge import check_winner
-from bbdistill.teacher.revise import Reviser, Verify
+from bbdistill.teacher.revise import Reviser
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import (
     ONCE,
@@ -18,6 +18,7 @@ from bbdistill.types import (
     Revising,
     Rollout,
     Verdict,
+    Verify,
 )
 
 

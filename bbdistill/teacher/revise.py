@@ -1,15 +1,11 @@
 """How a student's answer is mended: the smallest edit, told what is wrong, again until it may be imitated. No torch."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
 
 from bbdistill.teacher.judge import check_winner
 from bbdistill.teacher.teacher import Teacher
-from bbdistill.types import Abstain, Correction, Critique, Preference, Prompt, Revising, Rollout, Verdict
-
-Verify: TypeAlias = Callable[[Prompt, str], Verdict | Abstain]
+from bbdistill.types import Abstain, Correction, Critique, Preference, Prompt, Revising, Rollout, Verdict, Verify
 
 
 class Reviser:

@@ -9,8 +9,7 @@ from bbdistill.advisor.checked import Checked
 from bbdistill.advisor.findings import Findings, marks
 from bbdistill.advisor.probes import Probed, as_answer, probe, shuffled, truncated
 from bbdistill.advisor.trust import trust_in
-from bbdistill.task import Verify
-from bbdistill.types import Abstain, Prompt, Verdict
+from bbdistill.types import Abstain, Prompt, Verdict, Verify
 from bbdistill.verify.base import combine
 from bbdistill.verify.fields import Fields
 from bbdistill.verify.schema import JsonSchema
