@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import address_secret
 
-Recipe = Literal["sft", "gad", "best_of_n", "isft", "rgt", "process"]
+Recipe = Literal["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo"]
 CacheMode = Literal["auto", "record", "replay", "off"]
 VERIFIERS_WITH_A_FILE = ("json_schema", "retrieval", "rubric")
 VERIFIERS = ("json_schema", "fields", "exact", "contains", "regex", "math", "python_tests", "retrieval", "rubric")
@@ -183,13 +183,11 @@ class TrainConfig(Section):
     lag: int = Field(0, ge=0, le=4)
     """Rollouts of step t come from the policy of step max(0, t - lag); 0 is strictly on-policy."""
     learning_rate: float = Field(5e-4, gt=0)
-    """Of supervised steps: all but those of `gad` after its warm-up."""
+    """Of supervised steps: all but those with a policy or preference term."""
     policy_learning_rate: float = Field(5e-5, gt=0)
-    """Of steps with a policy term."""
+    """Of steps with a policy or preference term: `gad`, `grpo` and `dpo` after their warm-up."""
     sft_weight: float = Field(1.0, ge=0)
-    """Weight of the supervised term beside the policy term."""
-    kl_coef: float = Field(0.0, ge=0)
-    """Weight of the penalty on moving away from the base model, nats per token; 0 = off."""
+    """Weight of the supervised term beside the policy or preference term."""
     max_grad_norm: float = Field(1.0, gt=0)
     warmup_max: int = Field(50, ge=0)
     """Supervised warm-up steps, at most; the warm-up ends earlier once validation stops improving."""
@@ -201,14 +199,64 @@ class TrainConfig(Section):
     seed: int = 0
 
 
+class RewardConfig(Section):
+    """Weights of the mix that `gad` and `grpo` reward a rollout with; 0 = off.
+
+    A verifier alone keeps its own scale; otherwise every term is brought to the same one before it is weighted.
+    """
+
+    discriminator: float = Field(0.0, ge=0)
+    """The discriminator's score; off, a run has no discriminator."""
+    verifier: float = Field(1.0, ge=0)
+    preference: float = Field(0.0, ge=0)
+    """How often the judge prefers a rollout to another of its group, in both orders; see `feedback.preferences`."""
+
+
+class PolicyConfig(Section):
+    """The policy term of `gad` and `grpo`."""
+
+    loss: Literal["dapo", "dr_grpo"] = "dapo"
+    """What the sum over tokens is divided by: the tokens of the step (dapo), or rollouts times the longest (dr_grpo)."""
+    scale_rewards: Literal["none", "group"] = "none"
+    """Whether advantages are divided by their group's standard deviation."""
+    updates: int = Field(1, ge=1, le=16)
+    """Optimiser steps on the same rollouts; the clip range matters from the second on."""
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)
+    """How far a token's probability may move before its gradient ends: down to 1 - clip_low, up to 1 + clip_high."""
+    kl: Literal["k1_reward", "k2_loss"] = "k2_loss"
+    """How moving away from the base is held against it: in the reward, nats per rollout, or in the loss, per token."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of that; 0 = off."""
+    off_policy_limit: float = Field(0.5, ge=0)
+    """Rollouts worse than their group that were drawn by this many nats per token likelier are left out; 0 = none."""
+    refills: int = Field(2, ge=0)
+    """Rounds in which other prompts replace those whose rollouts a verifier cannot tell apart; without a discriminator."""
+    token_credit: bool = False
+    """Whether only what a correction changes in a rollout carries its advantage, instead of all of its tokens."""
+
+
+class DPOConfig(Section):
+    beta: float = Field(0.1, gt=0)
+    """How much a preference counts against staying near the student as it was before the first preference step."""
+    negatives: Literal["on_policy", "snapshot"] = "on_policy"
+    """Rejected answers: the student's as it is, or, drawn once, as it was before the first preference step."""
+
+
 class DiscriminatorConfig(Section):
     warmup_steps: int = Field(4, ge=0)
-    """Steps that train the discriminator on the warmed-up student before its score is used as a reward."""
+    """Steps that train the discriminator alone, on the warmed-up student, before its score is used as a reward."""
     learning_rate: float = Field(5e-4, gt=0)
-    reward_weight: float = Field(1.0, ge=0)
-    """Weight of the discriminator in the reward."""
-    verifier_weight: float = Field(1.0, ge=0)
-    """Weight of the verifier's score in the reward."""
+    teacher_weight: float = Field(1.0, ge=0)
+    preference_weight: float = Field(1.0, ge=0)
+    correction_weight: float = Field(1.0, ge=0)
+    """How much a pair counts: teacher over student, preferred over other, correction over original."""
+    pool_fraction: float = Field(0.25, ge=0, lt=1)
+    """Share of earlier pairs, teacher over student, in what the discriminator is trained on; the policy never sees it."""
+    pool_size: int = Field(512, ge=0)
+    """Earlier pairs that are kept, the newest."""
+    length_control: bool = True
+    """Whether the part of its score that a straight line through length explains is taken off the reward."""
 
 
 class FeedbackConfig(Section):
@@ -219,9 +267,9 @@ class FeedbackConfig(Section):
     revisions: int = Field(3, ge=1, le=10)
     """Of `isft`, `rgt`, `process`: how often the teacher edits one answer before it is set aside."""
     preferences: int = Field(8, ge=0)
-    """Pairs of rollouts asked per policy step; each costs two calls, one per order."""
+    """Pairs of rollouts asked per step with rewards; each costs two calls, one per order."""
     corrections: int = Field(8, ge=0)
-    """Rollouts corrected per policy step, the worst first."""
+    """Rollouts corrected per step with rewards, the worst first."""
     max_abstain_rate: float = Field(0.5, gt=0, le=1)
     """A run stops when more than this share of at least 20 feedback calls gave nothing usable."""
 
@@ -234,6 +282,9 @@ class RunConfig(Section):
     """Who compares answers; None = the teacher. Its replies go into the teacher's store, under the teacher's cap."""
     task: TaskConfig
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
+    reward: RewardConfig = RewardConfig()  # pyright: ignore[reportCallIssue]
+    policy: PolicyConfig = PolicyConfig()  # pyright: ignore[reportCallIssue]
+    dpo: DPOConfig = DPOConfig()  # pyright: ignore[reportCallIssue]
     discriminator: DiscriminatorConfig = DiscriminatorConfig()  # pyright: ignore[reportCallIssue]
     feedback: FeedbackConfig = FeedbackConfig()  # pyright: ignore[reportCallIssue]
 
@@ -241,6 +292,18 @@ class RunConfig(Section):
     def _candidates_differ(self) -> Self:
         if self.recipe == "best_of_n" and self.feedback.candidates_from == "teacher" and self.teacher.temperature == 0:
             raise ValueError("`teacher.temperature = 0` makes all candidates alike; raise it, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_rewarded(self) -> Self:
+        if self.recipe not in ("gad", "grpo"):
+            return self
+        if not (self.reward.discriminator or self.reward.verifier or self.reward.preference):
+            raise ValueError("all weights in `[reward]` are 0, so there is nothing to reward; raise one")
+        if self.reward.preference and not self.feedback.preferences:
+            raise ValueError("`reward.preference` needs comparisons; raise `feedback.preferences`")
+        if self.train.group_size < 2:
+            raise ValueError("advantages are differences within a group; set `train.group_size` to 2 or more")
         return self
 
     def require_student(self) -> StudentConfig:

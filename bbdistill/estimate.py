@@ -130,7 +130,7 @@ class _Estimator:
         evaluated = self._line("evaluation", [await self._answers([(prompt, 0) for prompt in self._evaluated()])])
         if self._config.student is None:
             return [asked, evaluated]
-        policy = [stage for stage in self._stages if stage.policy_weight > 0]
+        policy = [stage for stage in self._stages if stage.rewarded]
         rounds = [stage for stage in self._stages if stage.gathers == "corrections"]
         feedback = await self._feedback(policy) if policy else []
         revised = [await self._revised(rounds)] if rounds else []

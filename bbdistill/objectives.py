@@ -1,12 +1,14 @@
 """What a step asks the teacher about, and which examples follow from the answers. Pure."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 from bbdistill.care import is_refusal
-from bbdistill.rewards import Rewards
+from bbdistill.rewards import NONE, Rewards
 from bbdistill.stages import Stage
 from bbdistill.types import (
     Abstain,
@@ -31,18 +33,33 @@ Lessons = Mapping[str, Sequence[SFTExample]]
 """What may be imitated, by prompt id."""
 Fits = Callable[[Prompt, str], bool]
 """Whether the student could say a text within its limit."""
+AUDIT_EVERY = 4
 TOO_LONG = "longer than `student.max_new_tokens`"
 
 
-def choose_pairs(rollouts_P_G: Rollouts, verdicts_P_G: Sequence[Sequence[Verdict | Abstain]], count: int) -> list[Pair]:
-    """Pairs worth a judge's opinion: different texts, first those the verifier cannot tell apart, over all prompts."""
-    ranked: list[tuple[bool, int, Pair]] = []
+def choose_pairs(
+    rollouts_P_G: Rollouts,
+    verdicts_P_G: Sequence[Sequence[Verdict | Abstain]],
+    scores_P_G: Sequence[Sequence[float]],
+    count: int,
+) -> list[Pair]:
+    """Pairs worth a judge's opinion: different texts, those that the verifier cannot tell apart before the others.
+
+    Of these the discriminator is asked about what it does not know, the smallest gaps between its scores, one of every
+    prompt before a second of any. One in `AUDIT_EVERY` is an audit instead: where it is surest, and may be surely wrong.
+    """
+    ranked: list[tuple[bool, int, float, Pair]] = []
     for p, rollouts_G in enumerate(rollouts_P_G):
-        distinct = _first_of_each_text(rollouts_G)
-        for turn, (i, j) in enumerate(itertools.combinations(distinct, 2)):
+        pairs = itertools.combinations(_first_of_each_text(rollouts_G), 2)
+        gaps = sorted((abs(scores_P_G[p][i] - scores_P_G[p][j]), i, j) for i, j in pairs)
+        for turn, (gap, i, j) in enumerate(gaps):
             told_apart = _score(verdicts_P_G[p][i]) != _score(verdicts_P_G[p][j])
-            ranked.append((told_apart, turn, (p, i, j)))
-    return [pair for _, _, pair in sorted(ranked)[:count]]
+            ranked.append((told_apart, turn, gap, (p, i, j)))
+    unsure = [(pair, gap) for _, _, gap, pair in sorted(ranked)]
+    audits = count // AUDIT_EVERY
+    asked = [pair for pair, _ in unsure[: count - audits]]
+    sure = sorted(unsure[count - audits :], key=lambda each: -each[1])
+    return [*asked, *(pair for pair, _ in sure[:audits])]
 
 
 def choose_corrections(
@@ -67,14 +84,17 @@ def choose_corrections(
     return [spot for _, _, spot in sorted(ranked)[:count]]
 
 
-def policy_batch(rollouts_P_G: Rollouts, rewards: Rewards, weight: float) -> list[PolicyExample]:
-    """Every rollout with its advantage; none where the policy term is off."""
+def policy_batch(
+    rollouts_P_G: Rollouts, rewards: Rewards, weight: float, magnitudes: Mapping[Spot, tuple[float, ...]]
+) -> list[PolicyExample]:
+    """Every rollout with its advantage, but for groups without a difference; none where the policy term is off."""
     if weight == 0:
         return []
     return [
-        PolicyExample(rollout=rollout, advantage=weight * advantage)
-        for rollouts_G, advantages_G in zip(rollouts_P_G, rewards.advantages_P_G, strict=True)
-        for rollout, advantage in zip(rollouts_G, advantages_G, strict=True)
+        PolicyExample(rollout=rollout, advantage=weight * advantage, magnitude=magnitudes.get((p, i)))
+        for p, (rollouts_G, advantages_G) in enumerate(zip(rollouts_P_G, rewards.advantages_P_G, strict=True))
+        if any(abs(advantage) > NONE for advantage in advantages_G)
+        for i, (rollout, advantage) in enumerate(zip(rollouts_G, advantages_G, strict=True))
     ]
 
 
@@ -82,10 +102,11 @@ def sft_batch(
     prompts: Sequence[Prompt], lessons: Lessons, accepted: Sequence[Correction], stage: Stage
 ) -> list[SFTExample]:
     """The lessons of the step's prompts and the accepted corrections; nothing where those are gathered for later."""
-    if stage.gathers is not None:
+    if stage.gathers is not None or stage.sft_weight == 0:
         return []
     shown = itertools.chain(*(lessons.get(prompt.id, ()) for prompt in prompts))
-    return [*shown, *(SFTExample(prompt=c.rollout.prompt, text=c.text) for c in accepted)]
+    mended = (SFTExample(prompt=c.rollout.prompt, text=c.text) for c in accepted)
+    return [replace(example, weight=stage.sft_weight) for example in (*shown, *mended)]
 
 
 def as_lessons(demonstrations: Iterable[Demonstration]) -> dict[str, tuple[SFTExample, ...]]:
@@ -98,19 +119,42 @@ def ranked_pairs(
     preferences: Sequence[Preference],
     accepted: Sequence[Correction],
 ) -> list[RankedPair]:
-    """teacher > student, preferred > other, correction > original; each once, equal texts never."""
+    """teacher > student, preferred > other, correction > original; each once, equal texts never.
+
+    A preference weighs as much as it was strong.
+    """
     everything = [
         *(
-            RankedPair(prompt=r.prompt, chosen=demonstrations[r.prompt.id].completion, rejected=r.completion)
+            RankedPair(prompt=r.prompt, chosen=demonstrations[r.prompt.id].completion, rejected=r.completion, source="teacher")
             for rollouts_G in rollouts_P_G
             for r in rollouts_G
             if r.prompt.id in demonstrations
         ),
-        *(RankedPair(prompt=p.prompt, chosen=p.chosen, rejected=p.rejected) for p in preferences),
-        *(RankedPair(prompt=c.rollout.prompt, chosen=c.text, rejected=c.rollout.completion) for c in accepted),
+        *(
+            RankedPair(prompt=p.prompt, chosen=p.chosen, rejected=p.rejected, source="preference", weight=p.strength)
+            for p in preferences
+        ),
+        *(
+            RankedPair(prompt=c.rollout.prompt, chosen=c.text, rejected=c.rollout.completion, source="correction")
+            for c in accepted
+        ),
     ]
     once = {(pair.prompt.id, pair.chosen, pair.rejected): pair for pair in everything if pair.chosen != pair.rejected}
     return list(once.values())
+
+
+def preference_batch(pairs: Sequence[RankedPair], weight: float) -> list[RankedPair]:
+    """The pairs with the stage's weight; none where the preference term is off."""
+    return [replace(pair, weight=weight * pair.weight) for pair in pairs] if weight else []
+
+
+def edited(draft: str, text: str) -> list[tuple[int, int]]:
+    """Characters of a draft that its correction takes out, and the one before which it puts something in."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"\w+|\W", draft)]
+    old, new = [draft[first:last] for first, last in words], re.findall(r"\w+|\W", text)
+    starts = [first for first, _ in words] + [len(draft)]
+    codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    return [(starts[a], max(starts[b], starts[a] + 1)) for kind, a, b, _, _ in codes if kind != "equal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,18 +37,23 @@ class Plan:
     def rollouts(
         self, step: int, prompts: Sequence[Prompt], group_size: int, sample: Callable[[], list[list[Rollout]]]
     ) -> list[list[Rollout]]:
-        """The step's rollouts, (P, G): the stored ones, or `sample()`, committed as one."""
-        if self.store is None or group_size == 0:
-            return sample() if group_size else []
-        stored = self.store.rollouts(self.run, step)
-        if not stored:
+        """The step's rollouts of these prompts, (P, G): the stored ones, or `sample()`, committed as one."""
+        if not prompts or group_size == 0:
+            return []
+        if self.store is None:
+            return sample()
+        found = {(row.prompt_id, row.sample): row for row in self.store.rollouts(self.run, step)}
+        wanted = [[(prompt.id, g) for g in range(group_size)] for prompt in prompts]
+        if not any(place in found for places in wanted for place in places):
             self._must_be_recorded(f"rollouts of step {step}")
             made = sample()
             self.store.put_rollouts(self.run, step, [rollout for rollouts_G in made for rollout in rollouts_G])
             return made
-        found = {(row.prompt_id, row.sample): row for row in stored}
         try:
-            return [[found[prompt.id, g].rollout(prompt) for g in range(group_size)] for prompt in prompts]
+            return [
+                [found[place].rollout(prompt) for place in places]
+                for prompt, places in zip(prompts, wanted, strict=True)
+            ]
         except KeyError as missing:
             raise ReplayMiss(
                 f"the recorded rollouts of step {step} lack prompt and sample {missing.args[0]}; "

@@ -1,12 +1,19 @@
-"""What is rewarded: the discriminator's score and the verifier's, as advantages within each prompt's group. Pure."""
+"""What is rewarded: a mix of discriminator, verifier and judge, as advantages within each prompt's group. Pure."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from bbdistill.types import Abstain, Verdict
+from bbdistill.config import PolicyConfig, RewardConfig
+from bbdistill.types import Abstain, Preference, Rollout, Verdict
 
+Values = Sequence[Sequence[float]]
+"""One number per rollout, (P, G)."""
 Verdicts = Sequence[Sequence[Verdict | Abstain]]
+Rollouts = Sequence[Sequence[Rollout]]
+NONE = 1e-12
+"""Below this an advantage is rounding."""
+_TINY = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,64 +22,135 @@ class Rewards:
 
     values_P_G: tuple[tuple[float, ...], ...]
     advantages_P_G: tuple[tuple[float, ...], ...]
-    discriminator_version: int
+    discriminator_version: int = 0
+    shares: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How much of the reward's size each term makes up; they add up to 1."""
 
 
 def reward(
-    scores_P_G: Sequence[Sequence[float]],
-    verdicts_P_G: Verdicts,
+    terms: Mapping[str, Values],
+    weights: RewardConfig,
+    policy: PolicyConfig,
     *,
-    discriminator_version: int,
-    discriminator_weight: float,
-    verifier_weight: float,
+    trust: float = 1.0,
+    drift_P_G: Values = (),
+    discriminator_version: int = 0,
 ) -> Rewards:
-    """reward = discriminator_weight * standardised score + verifier_weight * verdict; advantage = reward - group mean.
+    """reward = sum over the terms of weight * term; advantage = reward - group mean.
 
-    The discriminator's logits have no scale of their own, so they are centred within the group and divided by their
-    standard deviation over the whole batch (arXiv 2508.08221); a group's own deviation would magnify meaningless
-    differences. A group in which the verifier abstains has no verifier term: an abstention is never a zero.
+    `terms` are called as in `weights`. Their scales are not comparable, and a discriminator's logits have none, so each
+    is centred within the group and divided by its deviation over the batch (arXiv 2508.08221); a group's own deviation
+    would magnify meaningless differences. A verifier alone keeps its own scale; `trust` is the share of the
+    discriminator's weight that it deserves now (see `balance.py`). `policy.scale_rewards` divides the
+    advantages of a group by their deviation (GRPO, arXiv 2402.03300); without it, dr_grpo's (arXiv 2503.20783).
+    `drift_P_G`, log pi / pi_base of a whole rollout in nats, is held against it last, in nats (k1 in the reward).
     """
-    standard_P_G = _standardise(scores_P_G)
-    values = tuple(
-        tuple(
-            discriminator_weight * score + verifier_weight * check
-            for score, check in zip(scores_G, _checks(verdicts_G), strict=True)
-        )
-        for scores_G, verdicts_G in zip(standard_P_G, verdicts_P_G, strict=True)
-    )
+    used = {name: values for name, values in terms.items() if getattr(weights, name) > 0}
+    scaled = {name: values if list(used) == ["verifier"] else _standardise(values) for name, values in used.items()}
+    weight = {name: getattr(weights, name) * (trust if name == "discriminator" else 1.0) for name in used}
+    weighted = [[[weight[name] * value for value in values_G] for values_G in scaled[name]] for name in used]
+    # A group at a time, then a rollout at a time.
+    values = tuple(tuple(map(sum, zip(*of_terms, strict=True))) for of_terms in zip(*weighted, strict=True))
+    advantages = [center(values_G) for values_G in values]
+    if policy.scale_rewards == "group":
+        advantages = [[a / (_deviation(advantages_G) + _TINY) for a in advantages_G] for advantages_G in advantages]
+    if drift_P_G:
+        advantages = [
+            [a - policy.kl_coef * d for a, d in zip(advantages_G, center(drift_G), strict=True)]
+            for advantages_G, drift_G in zip(advantages, drift_P_G, strict=True)
+        ]
     return Rewards(
         values_P_G=values,
-        advantages_P_G=tuple(tuple(center(values_G)) for values_G in values),
+        advantages_P_G=tuple(map(tuple, advantages)),
         discriminator_version=discriminator_version,
+        shares=_shares(dict(zip(used, weighted, strict=True))),
     )
+
+
+def checks(verdicts_P_G: Verdicts) -> list[list[float]]:
+    """The verifier's term. A group in which it abstains has none: an abstention is never a zero."""
+    return [_checks(verdicts_G) for verdicts_G in verdicts_P_G]
+
+
+def wins(rollouts_P_G: Rollouts, preferences: Sequence[Preference]) -> list[list[float]]:
+    """The judge's term: (won - lost) / comparisons of a rollout's text within its group; 0 where it was in none.
+
+    A tie is no preference, and counts as if it had not been asked.
+    """
+    said: dict[tuple[str, str], list[int]] = {}
+    for preference in preferences:
+        said.setdefault((preference.prompt.id, preference.chosen), []).append(1)
+        said.setdefault((preference.prompt.id, preference.rejected), []).append(-1)
+
+    def value(rollout: Rollout) -> float:
+        found = said.get((rollout.prompt.id, rollout.completion), [])
+        return sum(found) / len(found) if found else 0.0
+
+    return [[value(rollout) for rollout in rollouts_G] for rollouts_G in rollouts_P_G]
+
+
+def without_length(scores_P_G: Values, rollouts_P_G: Rollouts) -> list[list[float]]:
+    """Scores less what a straight line through a completion's length explains, both centred within the groups.
+
+    A discriminator finds length before anything else, and the student follows it (GAD's known failure); the same is
+    done to win rates (arXiv 2404.04475). One slope, by least squares, for all groups of the step.
+    """
+    lengths = [center([float(len(rollout.token_ids)) for rollout in rollouts_G]) for rollouts_G in rollouts_P_G]
+    scores = [center(scores_G) for scores_G in scores_P_G]
+    both = [(s, n) for scores_G, lengths_G in zip(scores, lengths, strict=True) for s, n in zip(scores_G, lengths_G)]
+    spread = sum(n * n for _, n in both)
+    slope = sum(s * n for s, n in both) / spread if spread else 0.0
+    return [
+        [score - slope * length for score, length in zip(scores_G, lengths_G, strict=True)]
+        for scores_G, lengths_G in zip(scores_P_G, lengths, strict=True)
+    ]
+
+
+def told_apart(verdicts_G: Sequence[Verdict | Abstain]) -> bool:
+    """Whether the verifier finds a difference within a group."""
+    return len(set(_checks(verdicts_G))) > 1
 
 
 def center(values: Sequence[float]) -> list[float]:
-    """Differences to the mean; no division by the group's spread (dr_grpo, arXiv 2503.20783)."""
+    """Differences to the mean."""
     mean = sum(values) / len(values) if values else 0.0
     return [value - mean for value in values]
 
 
 def reward_metrics(rewards: Rewards) -> dict[str, float]:
+    """`frac_zero_std` is the share of groups without a difference, from which nothing is learned."""
     flat = [value for values_G in rewards.values_P_G for value in values_G]
     if not flat:
         return {}
-    still = sum(all(abs(a) < 1e-12 for a in advantages_G) for advantages_G in rewards.advantages_P_G)
+    still = sum(all(abs(a) < NONE for a in advantages_G) for advantages_G in rewards.advantages_P_G)
     return {
         "reward/mean": sum(flat) / len(flat),
-        "reward/std": math.sqrt(sum(d * d for d in center(flat)) / len(flat)),
+        "reward/std": _deviation(center(flat)),
         "reward/frac_zero_std": still / len(rewards.values_P_G),
         "reward/discriminator_version": float(rewards.discriminator_version),
+        **{f"reward/share_{name}": share for name, share in rewards.shares.items()},
     }
 
 
-def _standardise(scores_P_G: Sequence[Sequence[float]]) -> list[list[float]]:
-    centred_P_G = [center(scores_G) for scores_G in scores_P_G]
-    flat = [score for scores_G in centred_P_G for score in scores_G]
-    deviation = math.sqrt(sum(score * score for score in flat) / len(flat)) if flat else 0.0
-    return [[score / (deviation + 1e-4) for score in scores_G] for scores_G in centred_P_G]
+def _standardise(values_P_G: Values) -> list[list[float]]:
+    centred_P_G = [center(values_G) for values_G in values_P_G]
+    deviation = _deviation([value for values_G in centred_P_G for value in values_G])
+    return [[value / (deviation + _TINY) for value in values_G] for values_G in centred_P_G]
+
+
+def _deviation(centred: Sequence[float]) -> float:
+    return math.sqrt(sum(value * value for value in centred) / len(centred)) if centred else 0.0
 
 
 def _checks(verdicts_G: Sequence[Verdict | Abstain]) -> list[float]:
     scores = [verdict.score for verdict in verdicts_G if isinstance(verdict, Verdict)]
     return scores if len(scores) == len(verdicts_G) else [0.0] * len(verdicts_G)
+
+
+def _shares(weighted: Mapping[str, Values]) -> dict[str, float]:
+    """Of the mean size of what each term adds, centred, so that a verifier that passes all has none."""
+    sizes = {
+        name: sum(abs(value) for values_G in values for value in center(values_G)) for name, values in weighted.items()
+    }
+    total = sum(sizes.values())
+    return {name: size / total for name, size in sizes.items()} if total else {}

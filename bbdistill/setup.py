@@ -20,6 +20,7 @@ from bbdistill.student.discriminator import Discriminator, NoDiscriminator
 from bbdistill.student.student import Student, open_student
 from bbdistill.task import Task
 from bbdistill.teacher.connect import connect
+from bbdistill.teacher.ledger import ENOUGH
 from bbdistill.teacher.judge import teacher_and_judge
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice
@@ -27,8 +28,6 @@ from bbdistill.teacher.terms import notice
 T = TypeVar("T")
 LOOK_EVERY_S = 0.1
 """How soon a wish to stop is heard while the teacher is being waited for."""
-ENOUGH_CALLS = 20
-"""Below this many calls of a kind, an abstain rate says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +95,7 @@ class Run:
         """RunError where too many of these calls gave nothing usable."""
         ledger, allowed = self.teacher.ledger, self.config.feedback.max_abstain_rate
         calls, rate = ledger.calls_for(*purposes), ledger.abstain_rate(*purposes)
-        if calls >= ENOUGH_CALLS and rate > allowed:
+        if calls >= ENOUGH and rate > allowed:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.abstain_reasons.most_common(3))
             asked = f"{calls} calls for {' and '.join(purposes)}"
             raise RunError(

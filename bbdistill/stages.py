@@ -30,8 +30,14 @@ class Stage:
     gathers: Literal["corrections", "candidates"] | None = None
     """What it gathers lessons from, for the next stage; it takes each prompt once, and imitates nothing itself."""
     group_size: int = 0
-    """Rollouts per prompt; 0 = none are sampled, and with them the policy term and the discriminator are off."""
+    """Rollouts per prompt; 0 = none are sampled, and with them all terms but the supervised one are off."""
+    refills: int = 0
+    """Rounds in which prompts whose rollouts the verifier cannot tell apart are replaced by others."""
+    frozen: bool = False
+    """Whether rollouts are the snapshot's: one answer per prompt of the student as it was before the stage."""
+    sft_weight: float = 1.0
     policy_weight: float = 0.0
+    preference_weight: float = 0.0
     preferences: int = 0
     corrections: int | None = 0
     """Rollouts that are corrected in each step, the worst first; None = all that do not pass the verifier."""
@@ -48,7 +54,17 @@ class Stage:
     @property
     def supervised(self) -> bool:
         """Whether demonstrations are all it learns from: the state after the last such stage is "SFT-only"."""
-        return self.lessons == "demonstrations" and self.policy_weight == 0
+        return self.lessons == "demonstrations" and not self.group_size
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether it may also make the student worse at what it could do before: more than imitation."""
+        return self.policy_weight > 0 or self.preference_weight > 0
+
+    @property
+    def shows(self) -> bool:
+        """Whether it needs the teacher's answers to its prompts: to imitate them, or to hold them against rollouts."""
+        return self.lessons == "demonstrations" or (self.group_size > 0 and self.gathers is None)
 
     def rate(self, step: int) -> float:
         """Falls linearly to a tenth over the stage."""
@@ -81,27 +97,17 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
                     "for any; set `feedback.demonstrations = true`"
                 )
             return (supervised,)
-        case "gad":
-            discriminator = replace(
-                supervised,
-                name="discriminator",
-                steps=config.discriminator.warmup_steps,
-                ids=tuple(ids),
-                group_size=train.group_size,
-                learning_rate=train.policy_learning_rate,
-                validate_every=config.discriminator.warmup_steps,
-                patience=0,
-            )
-            policy = replace(
-                discriminator,
-                name="policy",
-                steps=train.steps,
-                policy_weight=1.0,
-                preferences=config.feedback.preferences,
-                corrections=config.feedback.corrections,
-                validate_every=train.validate_policy_every,
-            )
-            return tuple(stage for stage in (warmup, discriminator, policy) if stage.steps > 0)
+        case "gad" | "grpo":
+            rewarded = (_discriminator(config, ids), _policy(config, ids))
+            return tuple(stage for stage in (warmup, *rewarded) if stage.steps > 0)
+        case "dpo":
+            feedback = config.feedback
+            if not (shown or feedback.preferences or feedback.corrections):
+                raise ConfigError(
+                    "there is nothing to prefer: no training prompt has a `completion`, and the teacher is asked for "
+                    "nothing; set `feedback.demonstrations = true`, or raise `feedback.preferences`"
+                )
+            return tuple(stage for stage in (warmup, _preference(config, shown or ids)) if stage.steps > 0)
         case "best_of_n" | "isft" | "rgt" | "process":
             rounds = itertools.chain(*(_round(config, ids, number) for number in range(train.rounds)))
             return tuple(stage for stage in (warmup, *rounds) if stage.steps > 0)
@@ -112,6 +118,54 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
 def demonstrated(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tuple[str, ...]:
     """Those of `ids` that have a demonstration, or get one from the teacher."""
     return tuple(ids) if config.feedback.demonstrations else tuple(name for name in ids if name in given)
+
+
+def _discriminator(config: RunConfig, ids: Sequence[str]) -> Stage:
+    """The discriminator alone learns, from the warmed-up student; without one, no steps."""
+    train = config.train
+    return Stage(
+        name="discriminator",
+        steps=config.discriminator.warmup_steps if config.reward.discriminator else 0,
+        ids=tuple(ids),
+        prompts=train.prompts_per_step,
+        lessons=None,
+        group_size=train.group_size,
+        learning_rate=train.policy_learning_rate,
+        validate_every=0,
+        patience=0,
+    )
+
+
+def _policy(config: RunConfig, ids: Sequence[str]) -> Stage:
+    """Rewards on the student's own rollouts."""
+    train, feedback = config.train, config.feedback
+    alone = not config.reward.discriminator and not config.reward.preference
+    return replace(
+        _discriminator(config, ids),
+        name="policy",
+        steps=train.steps,
+        lessons="demonstrations",
+        sft_weight=train.sft_weight,
+        policy_weight=1.0,
+        refills=config.policy.refills if alone else 0,  # only a verifier is known before the teacher is asked
+        preferences=feedback.preferences,
+        corrections=feedback.corrections,
+        validate_every=train.validate_policy_every,
+    )
+
+
+def _preference(config: RunConfig, ids: Sequence[str]) -> Stage:
+    """The teacher's answers are preferred to the student's own."""
+    snapshot = config.dpo.negatives == "snapshot"
+    return replace(
+        _policy(config, ids),
+        name="dpo",
+        frozen=snapshot,
+        group_size=1 if snapshot else config.train.group_size,
+        refills=0,
+        policy_weight=0.0,
+        preference_weight=1.0,
+    )
 
 
 def _round(config: RunConfig, ids: Sequence[str], number: int) -> tuple[Stage, Stage]:
@@ -169,7 +223,15 @@ def step_prompts(stage: Stage, gathered: Iterable[str], *, step: int, stage_step
     # The stages that go round share one stream, so that a stage goes on where the one before it stopped.
     first = (stage_step if stage.gathers else step) * stage.prompts
     last = first + stage.prompts
-    return epochs(ids, seed, first, min(last, len(ids)) if stage.gathers else last)
+    chosen = epochs(ids, seed, first, min(last, len(ids)) if stage.gathers else last)
+    # Where an epoch ends within a step, a prompt may come twice; its rollouts would be the same ones.
+    return list(dict.fromkeys(chosen)) if stage.group_size else chosen
+
+
+def refill_prompts(stage: Stage, taken: Collection[str], count: int, *, step: int, turn: int, seed: int) -> list[str]:
+    """Other prompts in the place of `count` that nothing can be learned from, as many as there are."""
+    others = [name for name in stage.ids if name not in taken]
+    return random.Random(f"{seed}:{step}:refill:{turn}").sample(others, min(count, len(others)))
 
 
 def prompts_used(stages: Sequence[Stage], seed: int, shown: Collection[str]) -> list[str]:
@@ -180,7 +242,7 @@ def prompts_used(stages: Sequence[Stage], seed: int, shown: Collection[str]) -> 
     used: dict[str, None] = {}
     first = 0
     for stage in stages:
-        if stage.lessons == "demonstrations":
+        if stage.shows:
             last = first + stage.steps * stage.prompts
             used |= dict.fromkeys(epochs(stage.ids, seed, first, last))
             first = last

@@ -11,44 +11,59 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from bbdistill import data
-from bbdistill.errors import RunError, RunStopped
+from bbdistill.demonstrations import collect_demonstrations
+from bbdistill.errors import RunStopped
 from bbdistill.evaluate import judge, mean
 from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
+from bbdistill.measures import rollout_metrics
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
-    TOO_LONG,
     Lessons,
     Pair,
-    Sifted,
     Spot,
     as_lessons,
     choose_corrections,
     choose_pairs,
+    edited,
     policy_batch,
+    preference_batch,
     ranked_pairs,
     sft_batch,
-    sift,
 )
-from bbdistill.rewards import Rewards, reward, reward_metrics
+from bbdistill.rewards import Rewards, checks, reward, reward_metrics, told_apart, wins, without_length
 from bbdistill.setup import Run
-from bbdistill.stages import Stage, demonstrated, prompts_used, step_prompts
+from bbdistill.stages import Stage, refill_prompts, step_prompts
 from bbdistill.state import TrainState
 from bbdistill.task import verify_each
 from bbdistill.teacher.ask import Feedback, Questions, ask
 from bbdistill.teacher.ask import demonstrations as ask_demonstrations
-from bbdistill.teacher.batch import fetch as fetch_by_batch
-from bbdistill.types import Abstain, Demonstration, Prompt, Purpose, Rollout, Verdict
+from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
-    """Rollouts of a step, (P, G), what the verifier says of them, and the teacher's answers, perhaps on their way."""
+class Drawn:
+    """Prompts, their rollouts (P, G), and what the verifier says of each."""
 
     prompts: list[Prompt]
     rollouts: list[list[Rollout]]
     verdicts: list[list[Verdict | Abstain]]
+
+    def with_others(self, others: "Drawn") -> "Drawn":
+        return Drawn(
+            prompts=[*self.prompts, *others.prompts],
+            rollouts=[*self.rollouts, *others.rollouts],
+            verdicts=[*self.verdicts, *others.verdicts],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled(Drawn):
+    """What a step has drawn, and the teacher's answers about it, perhaps on their way."""
+
     answers: Future[Feedback]
 
 
@@ -60,6 +75,8 @@ class Trainer:
         self._demonstrated = as_lessons(demonstrations.values())
         self._metrics_file = MetricsFile(run.directory.metrics, after_step=state.step)
         self._ahead: dict[int, Sampled] = {}
+        self._snapshot: dict[str, list[Rollout]] = {}
+        self._lengths = {d.prompt.id: run.student.length(d.prompt, d.completion) for d in demonstrations.values()}
         self._ledger = run.teacher.ledger.state()
 
     def train(self) -> None:
@@ -74,6 +91,8 @@ class Trainer:
 
     def _train(self) -> None:
         for stage in self.run.stages[self.state.stage :]:
+            if stage.rewarded and self.state.best_score is None:
+                self._validate(stage)  # so that a student which only gets worse ends as it began
             while not self.state.stage_over(stage):
                 self._ledger = self.run.teacher.ledger.state()
                 self.run.check_stop()
@@ -93,15 +112,16 @@ class Trainer:
         run, rate = self.run, stage.rate(self.state.stage_step)
         sampled = self._sampled(stage)
         feedback = run.wait(sampled.answers, f"step {self.state.step + 1}: asking the teacher")
-        rewards = self._rewards(sampled)
-        metrics = run.student.update(
-            policy_batch(sampled.rollouts, rewards, stage.policy_weight),
+        rewards = self._rewards(sampled, feedback)
+        pairs = ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
+        metrics = self._measured(sampled)
+        metrics |= run.student.update(
+            policy_batch(sampled.rollouts, rewards, stage.policy_weight, self._credit(sampled, feedback)),
             sft_batch(sampled.prompts, self._lessons(stage), feedback.accepted, stage),
+            preference_batch(pairs, stage.preference_weight),
             learning_rate=rate,
         )
-        metrics |= run.discriminator.update(
-            ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
-        )
+        metrics |= run.discriminator.update(pairs)
         metrics |= self._gather(stage, sampled, feedback)
         self._keep(sampled, feedback)
         return metrics | reward_metrics(rewards)
@@ -127,52 +147,104 @@ class Trainer:
 
     def _sample(self, stage: Stage, step: int, stage_step: int) -> Sampled:
         """Prompts, rollouts and questions of one step, each committed before it is acted on."""
-        run, gathered = self.run, self.state.gathered
-        seed = run.config.train.seed
-        chosen = run.plan.decide(
-            step,
-            "prompts",
-            lambda: {
-                "stage": stage.name,
-                "prompts": step_prompts(stage, gathered, step=step, stage_step=stage_step, seed=seed),
-            },
-        )
-        prompts = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"]]
-        rollouts = run.plan.rollouts(
-            step, prompts, stage.group_size, lambda: run.student.sample(prompts, group_size=stage.group_size, step=step)
-        )
-        verdicts = verify_each(rollouts, run.task.verify)
-        asked = run.plan.decide(
-            step,
-            "questions",
-            lambda: {
-                "pairs": choose_pairs(rollouts, verdicts, stage.preferences),
-                "corrections": choose_corrections(
-                    rollouts, verdicts, run.discriminator.scores(rollouts), stage.corrections
-                ),
-            },
-        )
+        run, drawn = self.run, self._draw(stage, step, stage_step)
+        rollouts, verdicts = drawn.rollouts, drawn.verdicts
+
+        def chosen() -> dict[str, Any]:
+            scores = run.discriminator.scores(rollouts)
+            return {
+                "pairs": choose_pairs(rollouts, verdicts, scores, stage.preferences),
+                "corrections": choose_corrections(rollouts, verdicts, scores, stage.corrections),
+            }
+
+        asked = run.plan.decide(step, "questions", chosen)
         pairs: list[Pair] = asked["pairs"]
         spots: list[Spot] = asked["corrections"]
         questions = Questions(
             pairs=tuple((rollouts[p][i], rollouts[p][j]) for p, i, j in pairs),
             corrections=tuple((rollouts[p][i], verdicts[p][i]) for p, i in spots),
             revising=stage.revising,
-            candidates=tuple(prompts) if stage.candidates else (),
+            candidates=tuple(drawn.prompts) if stage.candidates else (),
             per_prompt=stage.candidates,
         )
         answers = run.submit(ask(run.teacher, run.judge, questions, run.task.verify))
-        return Sampled(prompts=prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
+        return Sampled(prompts=drawn.prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
 
-    def _rewards(self, sampled: Sampled) -> Rewards:
-        weights = self.run.config.discriminator
+    def _draw(self, stage: Stage, step: int, stage_step: int) -> Drawn:
+        """The step's prompts with their rollouts; others beside them for those that the verifier cannot tell apart."""
+        run, seed, gathered = self.run, self.run.config.train.seed, self.state.gathered
+        names = step_prompts(stage, gathered, step=step, stage_step=stage_step, seed=seed)
+        chosen = run.plan.decide(step, "prompts", lambda: {"stage": stage.name, "prompts": names})
+        drawn = self._rollouts(stage, step, stage_step, chosen["prompts"])
+        for turn in range(stage.refills):
+            missing = len(names) - sum(map(told_apart, drawn.verdicts))
+            taken = [prompt.id for prompt in drawn.prompts]
+            others = refill_prompts(stage, taken, missing, step=step, turn=turn, seed=seed)
+            decided = run.plan.decide(step, f"refill-{turn + 1}", partial(dict, prompts=others))
+            drawn = drawn.with_others(self._rollouts(stage, step, stage_step, decided["prompts"]))
+        return drawn
+
+    def _rollouts(self, stage: Stage, step: int, stage_step: int, names: Sequence[str]) -> Drawn:
+        run, size = self.run, stage.group_size
+        prompts = [run.task.prompt(name) for name in names]
+        if stage.frozen:
+            snapshot = self._snapshot_rollouts(stage, step - stage_step)
+            rollouts = [snapshot[name] for name in names]
+        else:
+            rollouts = run.plan.rollouts(
+                step, prompts, size, lambda: run.student.sample(prompts, group_size=size, step=step)
+            )
+        return Drawn(prompts=prompts, rollouts=rollouts, verdicts=verify_each(rollouts, run.task.verify))
+
+    def _snapshot_rollouts(self, stage: Stage, first: int) -> dict[str, list[Rollout]]:
+        """All that a stage compares with the student as it was before it, drawn at its `first` step, by prompt id."""
+        run, seed = self.run, self.run.config.train.seed
+        if not self._snapshot:
+            steps = (step_prompts(stage, (), step=first + n, stage_step=n, seed=seed) for n in range(stage.steps))
+            prompts = [run.task.prompt(name) for name in dict.fromkeys(itertools.chain(*steps))]
+            size = stage.group_size
+            rollouts = run.plan.rollouts(
+                first, prompts, size, lambda: run.student.sample(prompts, group_size=size, step=first, frozen=True)
+            )
+            self._snapshot = {prompt.id: group for prompt, group in zip(prompts, rollouts, strict=True)}
+        return self._snapshot
+
+    def _rewards(self, sampled: Sampled, feedback: Feedback) -> Rewards:
+        run, config = self.run, self.run.config
+        scores = run.discriminator.scores(sampled.rollouts)
+        terms = {
+            "discriminator": without_length(scores, sampled.rollouts) if config.discriminator.length_control else scores,
+            "verifier": checks(sampled.verdicts),
+            "preference": wins(sampled.rollouts, feedback.preferences),
+        }
+        held_back = config.policy.kl == "k1_reward" and config.policy.kl_coef > 0
         return reward(
-            self.run.discriminator.scores(sampled.rollouts),
-            sampled.verdicts,
-            discriminator_version=self.run.discriminator.version,
-            discriminator_weight=weights.reward_weight,
-            verifier_weight=weights.verifier_weight,
+            terms,
+            config.reward,
+            config.policy,
+            trust=run.discriminator.trust,
+            drift_P_G=run.student.drift(sampled.rollouts) if held_back else (),
+            discriminator_version=run.discriminator.version,
         )
+
+    def _credit(self, sampled: Sampled, feedback: Feedback) -> dict[Spot, tuple[float, ...]]:
+        """Of corrected rollouts, which tokens their advantage is for: those that an accepted correction changed."""
+        if not self.run.config.policy.token_credit:
+            return {}
+        places = {id(r): (p, i) for p, group in enumerate(sampled.rollouts) for i, r in enumerate(group)}
+        return {
+            places[id(c.rollout)]: self.run.student.touched(c.rollout, edited(c.rollout.completion, c.text))
+            for c in feedback.accepted
+        }
+
+    def _measured(self, sampled: Sampled) -> dict[str, float]:
+        """What the monitors look at besides the losses."""
+        run = self.run
+        return {
+            **rollout_metrics(sampled.rollouts, self._lengths),
+            **run.discriminator.tripwire(sampled.rollouts, self.demonstrations),
+            **run.teacher.ledger.rates(),
+        }
 
     def _gather(self, stage: Stage, sampled: Sampled, feedback: Feedback) -> dict[str, float]:
         """Keeps what the step found worth imitating for the stage after it; its metrics."""
@@ -252,40 +324,3 @@ def train(run: Run) -> TrainState:
     state.demonstrations_used, state.demonstrations_left_out = len(sifted.kept), sifted.left_out
     Trainer(run, state, sifted.kept).train()
     return state
-
-
-def collect_demonstrations(run: Run) -> Sifted:
-    """The teacher's answer to every prompt whose demonstration the run will imitate, less those not worth it."""
-    shown = demonstrated(run.config, [prompt.id for prompt in run.task.train], run.task.demonstrations)
-    used = prompts_used(run.stages, run.config.train.seed, shown)
-    chosen = run.plan.decide(0, "demonstrations", lambda: {"prompts": used})
-    if run.plan.replaying:
-        # A prompt that was changed: asking for it fails with the nearest recorded request and the difference.
-        changed = [
-            run.task.prompt(prompt_id)
-            for prompt_id in used
-            if prompt_id not in {*chosen["prompts"], *run.task.demonstrations}
-        ]
-        run.wait(run.submit(ask_demonstrations(run.teacher, changed)), "looking for changed prompts")
-    given = run.task.demonstrations
-    missing = [run.task.prompt(prompt_id) for prompt_id in chosen["prompts"] if prompt_id not in given]
-    if run.batch:
-        # The evaluation's questions are known by now, and a batch may take a day: both at once.
-        wanted: dict[Purpose, Sequence[Prompt]] = {"demonstrations": missing, "evaluation": run.task.test}
-        run.wait(run.submit(fetch_by_batch(run.teacher, wanted, tell=run.on_event)), "waiting for batches")
-    answers = run.wait(run.submit(ask_demonstrations(run.teacher, missing)), "asking for demonstrations")
-    run.check_abstentions("demonstrations")
-    asked = [answer for answer in answers if isinstance(answer, Demonstration)]
-    found = [*(given[prompt_id] for prompt_id in chosen["prompts"] if prompt_id in given), *asked]
-    data.write_demonstrations(run.directory.demonstrations, found)
-    sifted = sift(found, run.task.verify, run.student.fits)
-    without = ", ".join(f"{count} {reason}" for reason, count in sifted.left_out.items())
-    if used and not sifted.kept:
-        look = run.directory.command("verify", str(run.directory.demonstrations))
-        longer = "; raise `student.max_new_tokens` if longer answers are right" if TOO_LONG in sifted.left_out else ""
-        raise RunError(
-            f"none of the {len(found)} demonstrations may be imitated ({without}); see why with: {look}{longer}"
-        )
-    if used:
-        run.note(f"{len(found)} demonstrations{f', left out: {without}' if without else ''}")
-    return sifted

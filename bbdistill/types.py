@@ -12,6 +12,8 @@ Message: TypeAlias = Mapping[str, Any]
 """One chat message as the APIs have it: `role`, `content`, and whatever else the provider knows."""
 
 StopReason = Literal["stop", "length"]
+PairSource = Literal["teacher", "preference", "correction", "pool"]
+"""Why one answer is better: it is the teacher's, a judge said so, it mends the other; "pool" = the teacher's, earlier."""
 Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
 """What a teacher is asked for."""
 
@@ -182,6 +184,8 @@ class PolicyExample:
 
     rollout: Rollout
     advantage: float
+    magnitude: tuple[float, ...] | None = None
+    """For each of its tokens, how much of the advantage is that token's; None = all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,15 +198,18 @@ class SFTExample:
     """Characters of `text` that carry weight: what comes before is context. None = all of it, and its end of turn."""
     strategy: str = ""
     """Said before the text, between strategy tags; empty = the text alone, without tags."""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedPair:
-    """Two answers to one prompt of which the discriminator should prefer `chosen`."""
+    """Two answers to one prompt of which `chosen` is the better one."""
 
     prompt: Prompt
     chosen: str
     rejected: str
+    source: PairSource
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ def hours(config: RunConfig, task: Task, found: Findings) -> float | None:
         rollouts = _prompts(stage) * stage.group_size
         drawn += (rollouts + _validations(stage) * len(task.validation)) * draft
         trained += READ * _read(stage, draft, answer) + _learned(stage, config, draft, answer)
-        if config.recipe == "gad":  # the discriminator scores the rollouts, and learns from them
+        if stage.shows and stage.group_size and config.reward.discriminator:  # the discriminator scores the rollouts, and learns from them
             trained += (READ + RANKED) * rollouts * draft
     # The base and the best student answer the test prompts, and what the demonstrations alone came to.
     answering = 3 if any(stage.supervised for stage in run) else 2
@@ -80,7 +80,10 @@ def _learned(stage: Stage, config: RunConfig, draft: float, answer: float) -> fl
         lesson = 2 * answer + STRATEGY_TOKENS  # the answer alone, and behind its strategy
     elif stage.lessons == "gathered" and config.recipe == "best_of_n" and config.feedback.candidates_from == "student":
         lesson = draft
-    rewarded = stage.group_size * draft if stage.policy_weight else 0.0
+    lesson *= stage.lessons is not None and stage.sft_weight > 0
+    rewarded = stage.group_size * draft * config.policy.updates if stage.policy_weight else 0.0
+    if stage.preference_weight:
+        rewarded = (stage.group_size * draft + answer) * (1 + READ)  # both answers, and the snapshot's view of them
     corrections = min(stage.corrections or 0, stage.prompts * stage.group_size)
     return stage.steps * (stage.prompts * (lesson + rewarded) + corrections * answer)
 

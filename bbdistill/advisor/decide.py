@@ -92,7 +92,7 @@ def decide(found: Findings) -> Advice:
         return _choose(found, why, _correcting(found), bar)
     if _reaches(found.bits, ENOUGH_BITS):  # The student passes sometimes: that can be selected, or rewarded.
         why = f"{reasons.teacher(found)}, but the student passes {mean_rate(found.pass_at_1)}"
-        return _choose(found, why, _from_its_own(found, replies=replies), bar)
+        return _choose(found, why, _from_its_own(found), bar)
     if replies:  # The student never passes, or nobody knows: a reward may be silent, corrections are not.
         return _choose(found, f"{reasons.student(found)}; {reasons.teacher(found)}", _correcting(found), bar)
     if found.bits.value is None:
@@ -122,7 +122,7 @@ def _imitating(found: Findings, *, replies: bool, trusted: bool) -> list[Option]
         few = (found.prompts if asks else found.given) <= FEW_ANSWERS
         options += [reasons.RGT] if few and _reaches(found.feedback, TELLING_FEEDBACK) else []
         options += [reasons.ISFT]
-    return [*options, reasons.gad(found, asks=asks or found.given > 0)] if replies else options
+    return [*options, reasons.gad(found)] if replies and (asks or found.given > 0) else options
 
 
 def _correcting(found: Findings) -> list[Option]:
@@ -132,14 +132,12 @@ def _correcting(found: Findings) -> list[Option]:
     telling = found.prompts <= FEW_ANSWERS and _reaches(found.feedback, TELLING_FEEDBACK)
     options += [reasons.RGT] if telling else []
     options += [reasons.BEST_OF_TEACHER] if _reaches(found.teacher_pass, SOME_ANSWERS) else []
-    return [*options, reasons.gad(found, asks=_may_demonstrate(found))]
+    return [*options, reasons.gad(found) if _may_demonstrate(found) else reasons.grpo(found)]
 
 
-def _from_its_own(found: Findings, *, replies: bool) -> list[Option]:
+def _from_its_own(found: Findings) -> list[Option]:
     """Selection among the student's answers, or a reward for them: first what uses more of the verdicts."""
-    selecting, rewarding = reasons.best_of_student(found), reasons.gad(found, asks=_may_demonstrate(found))
-    if not replies:
-        return [selecting]  # a reward goes with corrections, and there is nobody to ask for them
+    selecting, rewarding = reasons.best_of_student(found), reasons.grpo(found)
     half = (found.bits.value or 0.0) / 2
     return [selecting, rewarding] if (found.pass_bits.value or 0.0) >= half else [rewarding, selecting]
 

@@ -53,23 +53,21 @@ def best_of_student(found: Findings) -> Option:
     )
 
 
-def gad(found: Findings, *, asks: bool) -> Option:
-    """`asks`: as for `sft`; without demonstrations there is no warm-up, and the verifier rewards alone."""
-    bits, flat = found.bits.value, found.zero_variance
-    if asks:
-        before = "" if bits is None else f"; by the verifier a reward carries {bits:.2f} bits per rollout before that"
-        return Option(
-            recipe="gad",
-            why="the demonstrations as a warm-up, then a discriminator and the verifier reward the student's own "
-            f"answers, and accepted corrections are imitated{before}",
-        )
-    silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
-    carries = "" if bits is None else f": {bits:.2f} bits per rollout (1 at most){silent}"
+def gad(found: Findings) -> Option:
+    bits = found.bits.value
+    before = "" if bits is None else f"; by the verifier a reward carries {bits:.2f} bits per rollout before that"
     return Option(
         recipe="gad",
-        why=f"the verifier rewards the student's own answers{carries}; accepted corrections are imitated beside them",
-        settings=("feedback.demonstrations=false", "discriminator.warmup_steps=0", "discriminator.reward_weight=0.0"),
+        why="the demonstrations as a warm-up, then a discriminator and the verifier reward the student's own "
+        f"answers, and accepted corrections are imitated{before}",
     )
+
+
+def grpo(found: Findings) -> Option:
+    bits, flat = found.bits.value, found.zero_variance
+    silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
+    carries = "" if bits is None else f": {bits:.2f} bits per rollout (1 at most){silent}"
+    return Option(recipe="grpo", why=f"the verifier rewards the student's own answers, and no teacher is asked{carries}")
 
 
 # What else there is to say
@@ -105,9 +103,9 @@ CHANGES = {
     ),
     "best_of_n": (
         *_OWN,
-        "a student that passes more than half of the time: rewards (`gad`), since its failures then tell more",
+        "a student that passes more than half of the time: rewards (`grpo`), since its failures then tell more",
     ),
-    "gad": (*_OWN, "a student that passes less than half of the time: selection among its answers (`best_of_n`)"),
+    "grpo": (*_OWN, "a student that passes less than half of the time: selection among its answers (`best_of_n`)"),
 }
 """What would turn a recommendation into another one."""
 

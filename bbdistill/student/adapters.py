@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -12,21 +12,19 @@ from torch import Tensor, nn
 from bbdistill.student.lora import compute_in_base_dtype, factors_cast_once
 from bbdistill.student.model import Base
 
-NAMES = ("policy", "discriminator")
-
 
 class Adapters:
-    """The adapters `NAMES` on every linear layer but the output head, in float32; at first they change nothing (B = 0).
+    """Adapters on every linear layer but the output head, in float32; at first they change nothing (B = 0).
 
     All forwards run inside `with adapters.use(...)`. A graph must be back-propagated before its block ends: switching
     adapters flips `requires_grad` under it, and its gradient would be lost without a word. Hence blocks never nest.
     """
 
-    def __init__(self, base: Base, *, rank: int, alpha: int, seed: int) -> None:
+    def __init__(self, base: Base, names: Sequence[str], *, rank: int, alpha: int, seed: int) -> None:
         """The same `seed` gives the same adapters, whatever was drawn before; the global generator stays as it was."""
-        self._model = _inject(base, rank, alpha, seed)
-        self._parameters = {name: _of(self._model, name) for name in NAMES}
-        everything = [id(parameter) for name in NAMES for parameter in self._parameters[name]]
+        self._model = _inject(base, names, rank, alpha, seed)
+        self._parameters = {name: _of(self._model, name) for name in names}
+        everything = [id(parameter) for name in names for parameter in self._parameters[name]]
         assert len(everything) == len(set(everything)), "adapters share parameters"
         self._in_use = False
         self._freeze()
@@ -71,6 +69,12 @@ class Adapters:
         set_peft_model_state_dict(self._model, dict(state), adapter_name=name)
         self._freeze()
 
+    def copy(self, source: str, to: str) -> None:
+        """Makes adapter `to` what `source` is now."""
+        with torch.no_grad():
+            for mine, theirs in zip(self._parameters[to], self._parameters[source], strict=True):
+                mine.copy_(theirs)
+
     def _freeze(self) -> None:
         # PEFT makes whatever it activates trainable, so this follows each of its calls.
         for parameters in self._parameters.values():
@@ -78,20 +82,20 @@ class Adapters:
                 parameter.requires_grad_(False)
 
 
-def _inject(base: Base, rank: int, alpha: int, seed: int) -> PeftModel:
+def _inject(base: Base, names: Sequence[str], rank: int, alpha: int, seed: int) -> PeftModel:
     def lora(targets: str | list[str]) -> LoraConfig:
         return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # PEFT draws on the CPU, whatever the device
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT's to mend
         torch.manual_seed(seed)
-        model = get_peft_model(base.model, lora("all-linear"), adapter_name=NAMES[0])
+        model = get_peft_model(base.model, lora("all-linear"), adapter_name=names[0])
         # "all-linear" would now find PEFT's own layers; the first adapter has resolved it to the model's.
         assert isinstance(model, PeftModel), f"{type(model)=}"
-        targets = sorted(_config(model, NAMES[0]).target_modules or ())
-        for name in NAMES[1:]:
+        targets = sorted(_config(model, names[0]).target_modules or ())
+        for name in names[1:]:
             model.add_adapter(name, lora(targets))
-        compute_in_base_dtype(model, NAMES)
+        compute_in_base_dtype(model, names)
     return model.eval()
 
 

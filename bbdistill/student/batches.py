@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from bbdistill.losses.common import head_logprobs, token_logprobs
 from bbdistill.student.attention import along, is_plain
 from bbdistill.student.tree import Row, Tree, lay_out, tree_tokens
+from bbdistill.types import Prompt
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +101,14 @@ def micro_batches(
             rows = list(groups[index])
         batches[-1].append(index)
     return batches
+
+
+def by_prompt(answers: Sequence[tuple[Prompt, str]]) -> list[list[tuple[Prompt, str]]]:
+    """The distinct answers, grouped by prompt id, in order of first appearance."""
+    groups: dict[str, dict[str, Prompt]] = {}
+    for prompt, text in answers:
+        groups.setdefault(prompt.id, {}).setdefault(text, prompt)
+    return [[(prompt, text) for text, prompt in texts.items()] for texts in groups.values()]
 
 
 def limits_of(device: torch.device) -> Limits:

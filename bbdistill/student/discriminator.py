@@ -1,20 +1,30 @@
 """The discriminator: the base with an adapter of its own and a scalar head, trained to rank answers to one prompt."""
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bbdistill.balance import Pool, running, speeds, weigh
+from bbdistill.config import DiscriminatorConfig
 from bbdistill.losses.discriminator import bradley_terry_loss
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import last_hidden, micro_batches
+from bbdistill.student.batches import by_prompt, last_hidden, micro_batches
 from bbdistill.student.model import Base
 from bbdistill.student.optimiser import Optimiser, merge_metrics
 from bbdistill.student.tree import Row
-from bbdistill.types import Prompt, RankedPair, Rollout
+from bbdistill.types import Demonstration, PairSource, Prompt, RankedPair, Rollout
 
-DISCRIMINATOR = "discriminator"
+DISCRIMINATOR, TRIPWIRE = "discriminator", "tripwire"
+_ACCURACIES: Mapping[PairSource, str] = {
+    "teacher": "discriminator/accuracy",
+    "preference": "discriminator/judge_agreement",
+    "correction": "discriminator/correction_accuracy",
+    "pool": "discriminator/pool_accuracy",
+}
 
 
 class Discriminator:
@@ -22,16 +32,22 @@ class Discriminator:
 
     Every text gets an end-of-turn token, whether its author came to one or not, so that being cut off is no shortcut.
     A prompt beyond the model's context loses its beginning, never the completion. `version` counts the updates so far.
+    What it was after its warm-up is kept as a tripwire: a student that fools the one it is trained against, but moves
+    away from the teacher in the eyes of the other, has found a weakness and not the teacher's way.
     """
 
     def __init__(
-        self, base: Base, adapters: Adapters, *, seed: int, learning_rate: float, max_grad_norm: float
+        self, base: Base, adapters: Adapters, settings: DiscriminatorConfig, *, seed: int, max_grad_norm: float
     ) -> None:
-        self._base, self._adapters, self._learning_rate, self.version = base, adapters, learning_rate, 0
+        self._base, self._adapters, self._settings, self.version = base, adapters, settings, 0
         width = base.model.config.get_text_config().hidden_size
         self._head = nn.Linear(width, 1, bias=False)  # a bias would cancel in every comparison
         nn.init.normal_(self._head.weight, std=1 / width, generator=torch.Generator().manual_seed(seed))
         self._head.to(base.device)
+        self._frozen_head = copy.deepcopy(self._head).requires_grad_(False)
+        self._spread: float | None = None
+        self._accuracy: float | None = None
+        self._pool, self._seed = Pool(size=settings.pool_size), seed
         parameters = [*adapters.parameters(DISCRIMINATOR), *self._head.parameters()]
         self._optimiser = Optimiser(DISCRIMINATOR, parameters, max_grad_norm=max_grad_norm)
 
@@ -40,52 +56,112 @@ class Discriminator:
         scores = iter(self.score([(rollout.prompt, rollout.completion) for group in rollouts_P_G for rollout in group]))
         return [[next(scores) for _ in group] for group in rollouts_P_G]
 
-    def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[float]:
-        """One logit per answer; equal answers to one prompt are read once."""
-        groups = _by_prompt(answers)
+    def score(self, answers: Sequence[tuple[Prompt, str]], *, frozen: bool = False) -> list[float]:
+        """One logit per answer, with `frozen` of the tripwire; equal answers to one prompt are read once."""
+        groups = by_prompt(answers)
         found: dict[tuple[str, str], float] = {}
-        with self._adapters.use(DISCRIMINATOR):
+        with self._adapters.use(TRIPWIRE if frozen else DISCRIMINATOR):
             for batch in self._batches(groups):
-                scores = self._forward([row for _, row in batch]).tolist()
+                head = self._frozen_head if frozen else self._head
+                scores = self._forward([row for _, row in batch], head).tolist()
                 found |= {key: score for (key, _), score in zip(batch, scores, strict=True)}
         return [found[prompt.id, text] for prompt, text in answers]
 
-    def update(self, pairs: Sequence[RankedPair]) -> dict[str, float]:
-        """One optimiser step on the Bradley-Terry loss, mean over pairs; without pairs no step and no metrics."""
+    @property
+    def trust(self) -> float:
+        """The share of its weight in the reward that it deserves now; see `balance.speeds`."""
+        return speeds(self._accuracy)[0]
+
+    def update(self, fresh: Sequence[RankedPair]) -> dict[str, float]:
+        """One optimiser step on the Bradley-Terry loss, weighted mean over fresh and earlier pairs.
+
+        Without fresh pairs no step and no metrics. Accuracies are those before the step, by the source of the pairs.
+        """
+        if not fresh:
+            return {}
+        drawn = self._pool.draw(len(fresh), self._settings.pool_fraction, step=self.version, seed=self._seed)
+        speed = speeds(self._accuracy)[1]
+        pairs = weigh([*fresh, *drawn], self._settings)
         if not pairs:
             return {}
-        groups = _by_prompt([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+        metrics = self._step(pairs, speed)
+        self._pool.add(fresh, step=self.version)
+        self._accuracy = running(self._accuracy, metrics.get("discriminator/accuracy"))
+        return metrics | {
+            "discriminator/speed": speed,
+            "discriminator/trust": self.trust,
+            "discriminator/pool_age": self._pool.age(self.version),
+        }
+
+    def _step(self, pairs: Sequence[RankedPair], speed: float) -> dict[str, float]:
+        groups = by_prompt([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+        total = sum(pair.weight for pair in pairs)
         parts: list[tuple[float, dict[str, Tensor]]] = []
+        right: dict[PairSource, list[float]] = {}
         with self._adapters.use(DISCRIMINATOR, train=True):
             for batch in self._batches(groups):
                 place = {key: index for index, (key, _) in enumerate(batch)}
                 here = [pair for pair in pairs if (pair.prompt.id, pair.chosen) in place]
-                scores = self._forward([row for _, row in batch])
-                loss, metrics = bradley_terry_loss(
-                    scores[[place[pair.prompt.id, pair.chosen] for pair in here]],
-                    scores[[place[pair.prompt.id, pair.rejected] for pair in here]],
-                    total_pairs=len(pairs),
-                )
+                scores = self._forward([row for _, row in batch], self._head)
+                chosen = scores[[place[pair.prompt.id, pair.chosen] for pair in here]]
+                rejected = scores[[place[pair.prompt.id, pair.rejected] for pair in here]]
+                weights = torch.tensor([pair.weight for pair in here], device=scores.device)
+                loss, metrics = bradley_terry_loss(chosen, rejected, total_pairs=total, weights=weights)
                 loss.backward()
                 parts.append((len(here), metrics))
-        norm = self._optimiser.step(self._learning_rate)
+                for pair, sign in zip(here, (chosen - rejected).sign().tolist(), strict=True):
+                    right.setdefault(pair.source, []).append((sign + 1) / 2)
+        norm = self._optimiser.step(speed * self._settings.learning_rate)
         self.version += 1
-        return merge_metrics(parts) | {"discriminator/grad_norm": norm}
+        if self.version <= max(1, self._settings.warmup_steps):
+            self._set_tripwire()
+        metrics = merge_metrics(parts) | {"discriminator/grad_norm": norm}
+        del metrics["discriminator/accuracy"]  # of all pairs together: it would hide which of them it knows
+        return metrics | {_ACCURACIES[source]: sum(found) / len(found) for source, found in right.items()}
+
+    def tripwire(
+        self, rollouts_P_G: Sequence[Sequence[Rollout]], demonstrations: Mapping[str, Demonstration]
+    ) -> dict[str, float]:
+        """How far the student's answers are behind the teacher's for the discriminator as it was after its warm-up.
+
+        In units of the deviation of the scores when it was first asked. Nothing before the warm-up's end, and nothing on
+        prompts without a demonstration.
+        """
+        said = [(r.prompt, r.completion) for group in rollouts_P_G for r in group if r.prompt.id in demonstrations]
+        taught = [(prompt, demonstrations[prompt.id].completion) for prompt, _ in said]
+        if not said or self.version < max(1, self._settings.warmup_steps):
+            return {}
+        scores = self.score([*said, *taught], frozen=True)
+        if self._spread is None:
+            self._spread = max(_deviation(scores), 1e-6)
+        return {"tripwire/gap": (sum(scores[: len(said)]) - sum(scores[len(said) :])) / len(said) / self._spread}
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs: adapter, head, optimiser, version."""
+        """What a resumed run needs: adapters, heads, optimiser, version."""
         return {
             "adapter": self._adapters.state(DISCRIMINATOR),
             "head": {name: tensor.cpu().clone() for name, tensor in self._head.state_dict().items()},
             "optimiser": self._optimiser.state(),
             "version": self.version,
+            "tripwire": self._adapters.state(TRIPWIRE),
+            "tripwire_head": {name: tensor.cpu().clone() for name, tensor in self._frozen_head.state_dict().items()},
+            "spread": self._spread,
+            "accuracy": self._accuracy,
+            "pool": self._pool.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._adapters.load_state(DISCRIMINATOR, state["adapter"])
         self._head.load_state_dict(state["head"])
         self._optimiser.load_state(state["optimiser"])
-        self.version = state["version"]
+        self.version, self._spread, self._accuracy = state["version"], state["spread"], state["accuracy"]
+        self._pool.load_state(state["pool"])
+        self._adapters.load_state(TRIPWIRE, state["tripwire"])
+        self._frozen_head.load_state_dict(state["tripwire_head"])
+
+    def _set_tripwire(self) -> None:
+        self._adapters.copy(DISCRIMINATOR, TRIPWIRE)
+        self._frozen_head.load_state_dict(self._head.state_dict())
 
     def _batches(self, groups: Sequence[Sequence[tuple[Prompt, str]]]) -> list[list[tuple[tuple[str, str], Row]]]:
         """Micro-batches of ((prompt id, text), row); answers to one prompt are in the same one."""
@@ -103,20 +179,25 @@ class Discriminator:
         room = max(1, self._base.context - len(completion))
         return Row(prompt=tuple(self._base.chat.prompt_ids(prompt.messages)[-room:]), completion=tuple(completion))
 
-    def _forward(self, rows: Sequence[Row]) -> Tensor:
+    def _forward(self, rows: Sequence[Row], head: nn.Module) -> Tensor:
         """(B,) scores."""
-        return self._head(last_hidden(self._base.model, rows).float()).squeeze(1)
+        return head(last_hidden(self._base.model, rows).float()).squeeze(1)
 
 
 class NoDiscriminator:
     """Stands where a recipe has none: no answer is better than another, and there is nothing to learn."""
 
-    version = 0
+    version, trust = 0, 1.0
 
     def scores(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
         return [[0.0] * len(group) for group in rollouts_P_G]
 
-    def update(self, pairs: Sequence[RankedPair]) -> dict[str, float]:
+    def update(self, fresh: Sequence[RankedPair]) -> dict[str, float]:
+        return {}
+
+    def tripwire(
+        self, rollouts_P_G: Sequence[Sequence[Rollout]], demonstrations: Mapping[str, Demonstration]
+    ) -> dict[str, float]:
         return {}
 
     def state(self) -> dict[str, Any]:
@@ -126,9 +207,6 @@ class NoDiscriminator:
         pass
 
 
-def _by_prompt(answers: Sequence[tuple[Prompt, str]]) -> list[list[tuple[Prompt, str]]]:
-    """The distinct answers, grouped by prompt id, in order of first appearance."""
-    groups: dict[str, dict[str, Prompt]] = {}
-    for prompt, text in answers:
-        groups.setdefault(prompt.id, {}).setdefault(text, prompt)
-    return [[(prompt, text) for text, prompt in texts.items()] for texts in groups.values()]
+def _deviation(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))

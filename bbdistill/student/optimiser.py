@@ -41,11 +41,10 @@ class Optimiser:
 
 
 def merge_metrics(parts: Sequence[tuple[float, Mapping[str, Tensor]]], summed: str = "") -> dict[str, float]:
-    """Means over (weight, metrics) of micro-batches; the metric called `summed` is added up instead."""
-    total = sum(weight for weight, _ in parts)
+    """Means over (weight, metrics) of the micro-batches that have the metric; the one called `summed` is added up."""
     merged: dict[str, float] = {}
-    for weight, metrics in parts:
-        for name, value in metrics.items():
-            share = 1.0 if name == summed else weight / total
-            merged[name] = merged.get(name, 0.0) + share * value.item()
+    for name in dict.fromkeys(name for _, metrics in parts for name in metrics):
+        having = [(weight, metrics[name].item()) for weight, metrics in parts if name in metrics]
+        total = 1.0 if name == summed else sum(weight for weight, _ in having)
+        merged[name] = sum((1.0 if name == summed else weight / total) * value for weight, value in having)
     return merged

@@ -4,44 +4,50 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bbdistill.config import RunConfig, StudentConfig, TrainConfig
+from bbdistill.config import RunConfig, StudentConfig
 from bbdistill.errors import ConfigError
-from bbdistill.losses.common import masked_mean
-from bbdistill.losses.policy import PolicyInputs, policy_loss
-from bbdistill.losses.sft import sft_loss
+from bbdistill.losses.common import masked_mean, sequence_log_ratio
 from bbdistill.student.adapters import Adapters
-from bbdistill.student.batches import Batch, collate, completion_logprobs, micro_batches
-from bbdistill.student.discriminator import Discriminator, NoDiscriminator
+from bbdistill.student.batches import by_prompt, collate, completion_logprobs, micro_batches
+from bbdistill.student.discriminator import DISCRIMINATOR, TRIPWIRE, Discriminator, NoDiscriminator
 from bbdistill.student.model import Base, load_base, load_chat
-from bbdistill.student.optimiser import Optimiser, merge_metrics
+from bbdistill.student.optimiser import Optimiser
 from bbdistill.student.sample import Sampled, sample
+from bbdistill.student.terms import PolicyTerm, PreferenceTerm, SFTTerm
 from bbdistill.student.tree import Row
-from bbdistill.types import PolicyExample, Prompt, Rollout, SFTExample
+from bbdistill.types import PolicyExample, Prompt, RankedPair, Rollout, SFTExample
 
-POLICY = "policy"
+POLICY, SNAPSHOT = "policy", "snapshot"
 
 
 class Student:
     """The adapter "policy" on the shared base, and its optimiser. `version` counts the updates so far.
 
     Once it was trained on strategies (`tags`) the student answers behind empty strategy tags; the base never does.
+    The adapter "snapshot", of a student that learns preferences, is what it was before the first of them.
     """
 
-    def __init__(self, base: Base, adapters: Adapters, settings: StudentConfig, train: TrainConfig) -> None:
+    def __init__(self, base: Base, adapters: Adapters, config: RunConfig) -> None:
         self.base, self.adapters, self.version, self.tags = base, adapters, 0, False
-        self._settings, self._train = settings, train
-        self._optimiser = Optimiser("student", adapters.parameters(POLICY), max_grad_norm=train.max_grad_norm)
+        self._settings, self._train, self._config = config.require_student(), config.train, config
+        self._optimiser = Optimiser("student", adapters.parameters(POLICY), max_grad_norm=config.train.max_grad_norm)
+        self._has_snapshot = False
 
-    def sample(self, prompts: Sequence[Prompt], *, group_size: int, step: int) -> list[list[Rollout]]:
-        """Rollouts (P, G). Each draws with a generator of its own, seeded by (seed, step, prompt id, sample)."""
+    def sample(
+        self, prompts: Sequence[Prompt], *, group_size: int, step: int, frozen: bool = False
+    ) -> list[list[Rollout]]:
+        """Rollouts (P, G). Each draws with a generator of its own, seeded by (seed, step, prompt id, sample).
+
+        With `frozen` they are the snapshot's.
+        """
         draws = [
             [random.Random(f"{self._train.seed}:{step}:{prompt.id}:{g}") for g in range(group_size)]
             for prompt in prompts
         ]
-        found = self._sample(prompts, draws, temperature=self._settings.temperature, adapter=True)
+        adapter = self._snapshot() if frozen else POLICY
+        found = self._sample(prompts, draws, temperature=self._settings.temperature, adapter=adapter)
         return [
             [self._rollout(prompt, g, sampled) for g, sampled in enumerate(group)]
             for prompt, group in zip(prompts, found, strict=True)
@@ -50,7 +56,7 @@ class Student:
     def answer(self, prompts: Sequence[Prompt], *, adapter: bool = True, temperature: float = 0.0) -> list[str]:
         """One answer per prompt, greedy by default; without the adapter it is the base model's."""
         draws = [[random.Random(f"{self._train.seed}:answer:{prompt.id}")] for prompt in prompts]
-        found = self._sample(prompts, draws, temperature=temperature, adapter=adapter)
+        found = self._sample(prompts, draws, temperature=temperature, adapter=POLICY if adapter else None)
         return [self.base.chat.answer(group[0].token_ids, tags=adapter and self.tags) for group in found]
 
     def nll(self, pairs: Sequence[tuple[Prompt, str]], *, adapter: bool = True) -> list[float]:
@@ -67,7 +73,11 @@ class Student:
 
     def fits(self, prompt: Prompt, text: str) -> bool:
         """Whether the student could say this within `student.max_new_tokens`."""
-        return len(self.base.chat.completion_ids(prompt.messages, text)) <= self._settings.max_new_tokens
+        return self.length(prompt, text) <= self._settings.max_new_tokens
+
+    def length(self, prompt: Prompt, text: str) -> int:
+        """Tokens it would take the student to say this, end of turn included."""
+        return len(self.base.chat.completion_ids(prompt.messages, text))
 
     def holds(self, prompt: Prompt, text: str) -> bool:
         """Whether a prompt and somebody's answer to it fit into the model together."""
@@ -75,28 +85,59 @@ class Student:
         tokens = len(chat.prompt_ids(prompt.messages)) + len(chat.completion_ids(prompt.messages, text))
         return tokens <= self.base.context
 
-    def update(
-        self, policy: Sequence[PolicyExample], sft: Sequence[SFTExample], *, learning_rate: float
-    ) -> dict[str, float]:
-        """One optimiser step on the policy gradient of `policy` plus `train.sft_weight` times the NLL of `sft`.
+    def drift(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
+        """How far each rollout speaks for a move away from the base: log pi / pi_base of all its tokens, in nats."""
+        rollouts = [rollout for group in rollouts_P_G for rollout in group]
+        rows = [self._row(rollout.prompt, rollout.token_ids, tags=self.tags) for rollout in rollouts]
+        found = [0.0] * len(rows)
+        for indices in micro_batches(self.base.model, [[row] for row in rows]):
+            batch = collate(self.base.model, [rows[index] for index in indices])
+            with self.adapters.use(None):
+                reference = completion_logprobs(self.base.model, batch)
+            with self.adapters.use(POLICY):
+                ratios = sequence_log_ratio(completion_logprobs(self.base.model, batch), reference, batch.mask)
+            for index, ratio in zip(indices, ratios.tolist(), strict=True):
+                found[index] = ratio
+        values = iter(found)
+        return [[next(values) for _ in group] for group in rollouts_P_G]
 
-        Rollouts that were cut off (`stop_reason` "length") are left out: what would have come after is unknown. Both
-        terms are means over the tokens of the whole step. With nothing to learn from there is no step and no metrics.
+    def touched(self, rollout: Rollout, spans: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+        """1 for each of its tokens that holds any of these characters of its completion, else 0."""
+        places = self.base.chat.places(rollout.token_ids)
+        return tuple(float(any(a < last and b > first for first, last in spans)) for a, b in places)
+
+    def update(
+        self,
+        policy: Sequence[PolicyExample],
+        sft: Sequence[SFTExample],
+        pairs: Sequence[RankedPair] = (),
+        *,
+        learning_rate: float,
+    ) -> dict[str, float]:
+        """One optimiser step on three terms, or `policy.updates` of them where there are rollouts.
+
+        The policy gradient of `policy`, plus the NLL of `sft`, both means over their tokens, plus DPO on `pairs`, a mean
+        over them. Rollouts that were cut off (`stop_reason` "length") are left out of the first: what would have come
+        after is unknown. With nothing to learn from there is no step and no metrics.
         """
         whole = [example for example in policy if example.rollout.stop_reason == "stop"]
-        moving = [example for example in whole if example.advantage != 0 or self._train.kl_coef != 0]
-        if not moving and not sft:
+        penalised = self._config.policy.kl == "k2_loss" and self._config.policy.kl_coef > 0
+        moving = bool(whole) and (penalised or any(example.advantage != 0 for example in whole))
+        if not (moving or sft or pairs):
             return {}
-        batches = self._policy_batches(moving)
-        # Those without an advantage have no gradient and need no forward, but they count in the mean.
-        tokens = sum(len(example.rollout.token_ids) for example in whole)
-        references = self._references(batches)
-        shown = [self._shown(example) for example in sft]
-        with self.adapters.use(POLICY, train=True):
-            metrics = self._policy_term(batches, references, tokens) | self._sft_term(shown)
-        metrics["optim/grad_norm"] = self._optimiser.step(learning_rate)
+        terms = [
+            *([self._policy_term(whole)] if moving else []),
+            *([SFTTerm(self.base.model, [self._shown(e) for e in sft], [e.weight for e in sft])] if sft else []),
+            *([self._preference_term(pairs)] if pairs else []),
+        ]
+        metrics: dict[str, float] = {}
+        for _ in range(self._config.policy.updates if moving else 1):
+            with self.adapters.use(POLICY, train=True):
+                for term in terms:
+                    metrics |= term.backward()
+            metrics["optim/grad_norm"] = self._optimiser.step(learning_rate)
         metrics["optim/lr"] = learning_rate
-        metrics["optim/tokens"] = float(tokens + sum(len(row.completion) for row in shown))
+        metrics["optim/tokens"] = float(sum(term.tokens for term in terms))
         self.version += 1
         self.tags = self.tags or any(example.strategy for example in sft)
         return metrics
@@ -115,65 +156,47 @@ class Student:
             "optimiser": self._optimiser.state(),
             "version": self.version,
             "tags": self.tags,
+            "snapshot": self.adapters.state(SNAPSHOT) if self._has_snapshot else None,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.load_adapter_state(state["adapter"])
         self._optimiser.load_state(state["optimiser"])
         self.version, self.tags = state["version"], state["tags"]
+        self._has_snapshot = state["snapshot"] is not None
+        if self._has_snapshot:
+            self.adapters.load_state(SNAPSHOT, state["snapshot"])
 
-    def _policy_batches(self, examples: Sequence[PolicyExample]) -> list[tuple[Batch, Tensor, Tensor]]:
-        """Micro-batches: the batch, log-probs of the sampler (B, T), advantages (B,)."""
+    def _policy_term(self, examples: Sequence[PolicyExample]) -> PolicyTerm:
         rows = [self._row(example.rollout.prompt, example.rollout.token_ids, tags=self.tags) for example in examples]
-        found: list[tuple[Batch, Tensor, Tensor]] = []
-        for indices in micro_batches(self.base.model, [[row] for row in rows]):
-            batch = collate(self.base.model, [rows[index] for index in indices])
-            drawn = batch.place([examples[index].rollout.logprobs for index in indices])
-            advantages = torch.tensor([examples[index].advantage for index in indices], device=self.base.device)
-            found.append((batch, drawn, advantages))
-        return found
+        longest = self._settings.max_new_tokens
+        return PolicyTerm(self.base.model, self.adapters, examples, rows, self._config.policy, longest=longest)
 
-    def _references(self, batches: Sequence[tuple[Batch, Tensor, Tensor]]) -> list[Tensor | None]:
-        """Log-probs of the base model, all before the first graph is built: the adapter must not change under one."""
-        if self._train.kl_coef == 0:
-            return [None] * len(batches)
-        with self.adapters.use(None):
-            return [completion_logprobs(self.base.model, batch) for batch, _, _ in batches]
+    def _preference_term(self, pairs: Sequence[RankedPair]) -> PreferenceTerm:
+        groups = by_prompt([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+        rows = [
+            [((prompt.id, text), self._row(prompt, text, tags=self.tags)) for prompt, text in group]
+            for group in groups
+        ]
+        beta = self._config.dpo.beta
+        return PreferenceTerm(self.base.model, self.adapters, self._snapshot(), pairs, rows, beta=beta)
 
-    def _policy_term(
-        self, batches: Sequence[tuple[Batch, Tensor, Tensor]], references: Sequence[Tensor | None], total_tokens: int
-    ) -> dict[str, float]:
-        parts: list[tuple[float, dict[str, Tensor]]] = []
-        for (batch, drawn, advantages), reference in zip(batches, references, strict=True):
-            logprobs = completion_logprobs(self.base.model, batch)
-            inputs = PolicyInputs(
-                logprobs=logprobs,
-                old_logprobs=logprobs.detach(),  # one update per batch: the policy is its own old policy
-                sampler_logprobs=drawn,
-                advantages=advantages,
-                mask=batch.mask,
-                ref_logprobs=reference,
-            )
-            loss, metrics = policy_loss(inputs, total_tokens=total_tokens, kl_coef=self._train.kl_coef)
-            loss.backward()
-            parts.append((batch.mask.sum().item(), metrics))
-        return merge_metrics(parts, summed="policy/loss")
-
-    def _sft_term(self, rows: Sequence[Row]) -> dict[str, float]:
-        total_tokens = sum(len(row.completion) for row in rows)
-        parts: list[tuple[float, dict[str, Tensor]]] = []
-        for indices in micro_batches(self.base.model, [[row] for row in rows]):
-            batch = collate(self.base.model, [rows[index] for index in indices])
-            logprobs = completion_logprobs(self.base.model, batch)
-            loss, metrics = sft_loss(logprobs, batch.mask, total_tokens=total_tokens)
-            (self._train.sft_weight * loss).backward()
-            parts.append((batch.mask.sum().item(), metrics))
-        return merge_metrics(parts)
+    def _snapshot(self) -> str:
+        """The adapter that keeps the student as it was when this was first asked for."""
+        if not self._has_snapshot:
+            self.adapters.copy(POLICY, SNAPSHOT)
+            self._has_snapshot = True
+        return SNAPSHOT
 
     def _sample(
-        self, prompts: Sequence[Prompt], draws: Sequence[Sequence[random.Random]], *, temperature: float, adapter: bool
+        self,
+        prompts: Sequence[Prompt],
+        draws: Sequence[Sequence[random.Random]],
+        *,
+        temperature: float,
+        adapter: str | None,
     ) -> list[list[Sampled]]:
-        tags = adapter and self.tags
+        tags = adapter is not None and self.tags
         ids = [self.base.chat.prompt_ids(prompt.messages, tags=tags) for prompt in prompts]
         longest = max((len(prompt) for prompt in ids), default=0) + self._settings.max_new_tokens
         if longest > self.base.context:
@@ -181,7 +204,7 @@ class Student:
                 f"the longest prompt and `student.max_new_tokens` make {longest} tokens, but `{self.base.name}` has "
                 f"room for {self.base.context}; shorten the prompts or lower `student.max_new_tokens`"
             )
-        with self.adapters.use(POLICY if adapter else None):
+        with self.adapters.use(adapter):
             return sample(
                 self.base,
                 ids,
@@ -221,7 +244,7 @@ class Student:
 
 
 def open_student(config: RunConfig) -> tuple[Student, Discriminator | NoDiscriminator]:
-    """Loads the base once and puts the adapters on it. Only `gad` has a discriminator."""
+    """Loads the base once and puts the adapters on it that the recipe needs."""
     settings, train = config.require_student(), config.train
     base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
     if config.recipe == "process" and not base.chat.tokenizer.is_fast:
@@ -229,17 +252,18 @@ def open_student(config: RunConfig) -> tuple[Student, Discriminator | NoDiscrimi
             f"the tokenizer of `{base.name}` cannot say which characters its tokens hold, which `process` needs to "
             "weigh the corrected part alone; use a student with a fast tokenizer, or the recipe `isft`"
         )
-    adapters = Adapters(base, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed)
-    if config.recipe != "gad":
-        return Student(base, adapters, settings, train), NoDiscriminator()
-    discriminator = Discriminator(
-        base,
-        adapters,
-        seed=train.seed,
-        learning_rate=config.discriminator.learning_rate,
-        max_grad_norm=train.max_grad_norm,
+    judged = config.recipe in ("gad", "grpo") and config.reward.discriminator > 0
+    more = (DISCRIMINATOR, TRIPWIRE) if judged else (SNAPSHOT,) if config.recipe == "dpo" else ()
+    adapters = Adapters(
+        base, (POLICY, *more), rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed
     )
-    return Student(base, adapters, settings, train), discriminator
+    student = Student(base, adapters, config)
+    if not judged:
+        return student, NoDiscriminator()
+    discriminator = Discriminator(
+        base, adapters, config.discriminator, seed=train.seed, max_grad_norm=train.max_grad_norm
+    )
+    return student, discriminator
 
 
 def preview(settings: StudentConfig, prompts: Sequence[Prompt]) -> list[str]:

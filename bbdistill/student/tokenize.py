@@ -15,6 +15,8 @@ NO_STRATEGY = "[THINK] [/THINK]\n"
 
 They are plain text: special tokens would need embeddings that no adapter trains.
 """
+_TORN = "\ufffd"
+"""What the bytes of an unfinished character are decoded to."""
 _STRATEGY = re.compile(r"\s*\[THINK\].*?\[/THINK\]\s?", re.DOTALL)
 
 
@@ -71,6 +73,15 @@ class Chat:
         touched = [index for index, (start, end) in enumerate(spans) if start < last and end > first]
         touched += [len(spans)] if region[1] > len(text) or not touched else []
         return touched[0], touched[-1] + 1
+
+    def places(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Characters (first, last excluded) of `decode(ids)` that each token added; an end of turn adds none.
+
+        Exact for any ids, drawn ones too, which need not be those that the text would be split into. Of a character
+        whose bytes are spread over tokens, the last of them adds it.
+        """
+        ends = [len(self.decode(ids[: count + 1]).rstrip(_TORN)) for count in range(len(ids))]
+        return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def save(self, directory: Path, *, tags: bool) -> None:
         """Writes the tokenizer for use elsewhere; with `tags` its template has every answer stand behind empty ones."""

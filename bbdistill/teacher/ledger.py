@@ -8,6 +8,9 @@ from typing import Any
 
 from bbdistill.types import TeacherReply
 
+ENOUGH = 20
+"""Below this many calls of a kind, a rate says nothing."""
+
 
 @dataclass(slots=True)
 class Line:
@@ -162,6 +165,15 @@ class Ledger:
         calls = self.calls_for(*purposes)
         abstained = sum(self.lines[purpose].abstained for purpose in purposes if purpose in self.lines)
         return abstained / calls if calls else 0.0
+
+    def rates(self) -> dict[str, float]:
+        """How usable the feedback has been so far, by the names in `metrics.jsonl`; none while there is too little."""
+        feedback, found = ("preferences", "corrections"), dict[str, float]()
+        if self.calls_for(*feedback) >= ENOUGH:
+            found["teacher/abstain_rate"] = self.abstain_rate(*feedback)
+        if self.comparisons >= ENOUGH:
+            found["teacher/order_flip_rate"] = self.flips / self.comparisons
+        return found
 
     def calls_for(self, *purposes: str) -> int:
         return sum(self.lines[purpose].calls for purpose in purposes if purpose in self.lines)
