@@ -76,3 +76,24 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` over the tokens of `mask`; 0 on an empty mask."""
     return masked_sum(values, mask) / mask.sum().clamp(min=1)
+
+
+def sequence_log_ratio(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """(B,) log(pi / pi_ref) of whole completions, in nats, of token log-probs and their mask (B, T).
+
+    Its mean over completions drawn from pi is KL(pi || pi_ref) of whole sequences (the estimator k1). Subtracted,
+    detached, from the reward it gives the gradient of that KL. The penalty of `policy_loss`, k2 as a loss, has another
+    one: that of the KLs of single tokens where the completions went, blind to how a token leads to later ones; the two
+    are equal where completions have one token (arXiv 2510.01555, 2512.21852).
+    """
+    return torch.where(mask > 0, logprobs - ref_logprobs, 0.0).sum(1)
+
+
+def pair_metrics(family: str, losses: Tensor, margin: Tensor) -> dict[str, Tensor]:
+    """Unweighted means over B pairs, of their losses (B,) and margins (B,): a tie is half right; 0 without pairs."""
+    count = max(margin.numel(), 1)
+    return {
+        f"{family}/loss": losses.detach().sum() / count,
+        f"{family}/accuracy": ((margin.detach().sign() + 1) / 2).sum() / count,
+        f"{family}/margin": margin.detach().sum() / count,
+    }

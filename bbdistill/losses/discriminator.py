@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from bbdistill.losses.common import LossOutput
+from bbdistill.losses.common import LossOutput, pair_metrics
 
 
 def bradley_terry_loss(
@@ -15,12 +15,6 @@ def bradley_terry_loss(
     Metrics are unweighted means over this call: accuracy counts a tie as half.
     """
     margin = chosen - rejected  # (B,)
-    losses = -F.logsigmoid(margin) if weights is None else -F.logsigmoid(margin) * weights
-    seen = margin.detach()
-    count = max(seen.numel(), 1)
-    metrics = {
-        "discriminator/loss": -F.logsigmoid(seen).sum() / count,
-        "discriminator/accuracy": ((seen.sign() + 1) / 2).sum() / count,
-        "discriminator/margin": seen.sum() / count,
-    }
-    return LossOutput(losses.sum() / total_pairs, metrics)
+    losses = -F.logsigmoid(margin)
+    weighted = losses if weights is None else losses * weights
+    return LossOutput(weighted.sum() / total_pairs, pair_metrics("discriminator", losses, margin))
