@@ -198,6 +198,8 @@ class TrainConfig(Section):
     validate_policy_every: int = Field(2, ge=1)
     """Policy steps between validations."""
     checkpoint_every: int = Field(5, ge=1)
+    on_collapse: Literal["stop", "warn"] = "stop"
+    """What is done where a monitor finds a collapse: the run ends and keeps its best student, or only says so."""
     seed: int = 0
 
 
