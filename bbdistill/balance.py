@@ -1,4 +1,4 @@
-"""What keeps the two sides of an adversarial run level: a pool of earlier pairs, and a governor of their speeds. Pure."""
+"""What keeps the two sides of an adversarial run level: a pool of earlier pairs, a governor of their speeds. Pure."""
 
 import random
 from collections.abc import Iterable, Sequence

@@ -31,6 +31,8 @@ class Section(BaseModel):
 class StudentConfig(Section):
     model: str
     """Hub id or local directory; `bundled` is the small model of the demo."""
+    adapter: Path | None = None
+    """Adapter of an earlier run that training goes on from; it must have the same rank and alpha. None = a new one."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Of the frozen base; adapters are always float32."""
@@ -196,6 +198,8 @@ class TrainConfig(Section):
     validate_policy_every: int = Field(2, ge=1)
     """Policy steps between validations."""
     checkpoint_every: int = Field(5, ge=1)
+    on_collapse: Literal["stop", "warn"] = "stop"
+    """What is done where a monitor finds a collapse: the run ends and keeps its best student, or only says so."""
     seed: int = 0
 
 
@@ -216,7 +220,7 @@ class PolicyConfig(Section):
     """The policy term of `gad` and `grpo`."""
 
     loss: Literal["dapo", "dr_grpo"] = "dapo"
-    """What the sum over tokens is divided by: the tokens of the step (dapo), or rollouts times the longest (dr_grpo)."""
+    """What the sum over tokens is divided by: tokens of the step (dapo), or rollouts times the longest (dr_grpo)."""
     scale_rewards: Literal["none", "group"] = "none"
     """Whether advantages are divided by their group's standard deviation."""
     updates: int = Field(1, ge=1, le=16)
@@ -231,7 +235,7 @@ class PolicyConfig(Section):
     off_policy_limit: float = Field(0.5, ge=0)
     """Rollouts worse than their group that were drawn by this many nats per token likelier are left out; 0 = none."""
     refills: int = Field(2, ge=0)
-    """Rounds in which other prompts replace those whose rollouts a verifier cannot tell apart; without a discriminator."""
+    """Rounds in which others replace prompts whose rollouts score alike; with a verifier as the only reward."""
     token_credit: bool = False
     """Whether only what a correction changes in a rollout carries its advantage, instead of all of its tokens."""
 
@@ -252,7 +256,7 @@ class DiscriminatorConfig(Section):
     correction_weight: float = Field(1.0, ge=0)
     """How much a pair counts: teacher over student, preferred over other, correction over original."""
     pool_fraction: float = Field(0.25, ge=0, lt=1)
-    """Share of earlier pairs, teacher over student, in what the discriminator is trained on; the policy never sees it."""
+    """Share of earlier pairs, teacher over student, in what the discriminator is trained on; no policy sees them."""
     pool_size: int = Field(512, ge=0)
     """Earlier pairs that are kept, the newest."""
     length_control: bool = True
@@ -300,6 +304,8 @@ class RunConfig(Section):
             return self
         if not (self.reward.discriminator or self.reward.verifier or self.reward.preference):
             raise ValueError("all weights in `[reward]` are 0, so there is nothing to reward; raise one")
+        if self.recipe == "gad" and not self.reward.discriminator:
+            raise ValueError("`gad` without a discriminator is `grpo`; set `recipe`, or raise `reward.discriminator`")
         if self.reward.preference and not self.feedback.preferences:
             raise ValueError("`reward.preference` needs comparisons; raise `feedback.preferences`")
         if self.train.group_size < 2:

@@ -218,7 +218,9 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
         update={
             "teacher": config.teacher.model_copy(update={"cache": resolve(config.teacher.cache)}),
             "student": config.student
-            and config.student.model_copy(update={"model": _student_path(config.student, base)}),
+            and config.student.model_copy(
+                update={"model": _student_path(config.student, base), "adapter": resolve(config.student.adapter)}
+            ),
             "task": task.model_copy(
                 update={
                     "prompts": resolve(task.prompts),

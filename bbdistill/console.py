@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bbdistill.metrics import Event, Note, OnEvent, StepDone, money
+from bbdistill.metrics import Alarm, Event, Note, OnEvent, StepDone, money
 from bbdistill.metrics import Progress as Moved
 
 QUIET_S = 10.0
@@ -53,6 +53,8 @@ class _Lines:
                 self._print(event.text)
             case StepDone():
                 self._print(f"{_where(event)}  {_figures(event.metrics)}")
+            case Alarm():
+                self._print(_alarm(event))
             case Moved():
                 now = time.monotonic()
                 if event.done == event.total or now - self._last.get(event.what, -QUIET_S) >= QUIET_S:
@@ -76,6 +78,9 @@ class _Live:
                 self._progress.console.print(event.text, highlight=False)
             case StepDone():
                 self._progress.console.print(f"{_where(event)}  {_figures(event.metrics)}", highlight=False)
+            case Alarm():
+                style = "red" if event.level == "stop" else "yellow"
+                self._progress.console.print(_alarm(event), style=style, markup=False, highlight=False)
             case Moved():
                 text = f"{event.what}{_calls(event)}"
                 self._progress.update(self._task, description=text, completed=event.done, total=event.total)
@@ -83,6 +88,10 @@ class _Live:
 
 def _where(event: StepDone) -> str:
     return f"step {event.step} ({event.stage} {event.step_in_stage}/{event.steps_in_stage})"
+
+
+def _alarm(event: Alarm) -> str:
+    return f"{'collapse' if event.level == 'stop' else 'warning'}: {event.text}"
 
 
 def _figures(metrics: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@
     ├── StoreError                 exit 1   the record cannot be written or read
     ├── VerifierError              exit 1   a verifier is broken itself: a user's own function, or the sandbox
     ├── RunError                   exit 1   a run directory or checkpoint is not what it should be
+    │   └── Collapse               exit 1   a monitor found that training destroys the student; the best one is kept
     └── RunStopped                 exit 130 the caller asked a run to stop; everything so far is kept
 
 A reply that cannot be used is not an error: it is an `Abstain` (see `types.py`), counted and masked.
@@ -50,6 +51,10 @@ class VerifierError(BBDistillError):
 
 
 class RunError(BBDistillError):
+    pass
+
+
+class Collapse(RunError):
     pass
 
 

@@ -53,7 +53,8 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, Answers]:
     found = {"teacher": evaluate.judge("teacher", prompts, taught, check), "base": measured("base", adapter=False)}
     student.load_adapter_state(state.sft)
     student.tags = False  # strategies come after demonstrations
-    found["sft"] = measured("sft", adapter=True) if state.sft_step else replace(found["base"], name="sft")
+    begun = state.sft_step or run.config.require_student().adapter
+    found["sft"] = measured("sft", adapter=True) if begun else replace(found["base"], name="sft")
     if state.best_step == state.sft_step:
         found["student"] = replace(found["sft"], name="student")
     else:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,16 @@ class StepDone:
     metrics: Mapping[str, float]
 
 
-Event: TypeAlias = Note | Progress | StepDone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A monitor's metric went beyond a level: `warn` is worth a look, `stop` is a collapse."""
+
+    monitor: str
+    level: Literal["warn", "stop"]
+    text: str
+
+
+Event: TypeAlias = Note | Progress | StepDone | Alarm
 OnEvent: TypeAlias = Callable[[Event], object]
 
 

@@ -46,7 +46,7 @@ def choose_pairs(
     """Pairs worth a judge's opinion: different texts, those that the verifier cannot tell apart before the others.
 
     Of these the discriminator is asked about what it does not know, the smallest gaps between its scores, one of every
-    prompt before a second of any. One in `AUDIT_EVERY` is an audit instead: where it is surest, and may be surely wrong.
+    prompt before a second of any. One in `AUDIT_EVERY` is an audit: where it is surest, and may be surely wrong.
     """
     ranked: list[tuple[bool, int, float, Pair]] = []
     for p, rollouts_G in enumerate(rollouts_P_G):
@@ -125,7 +125,9 @@ def ranked_pairs(
     """
     everything = [
         *(
-            RankedPair(prompt=r.prompt, chosen=demonstrations[r.prompt.id].completion, rejected=r.completion, source="teacher")
+            RankedPair(
+                prompt=r.prompt, chosen=demonstrations[r.prompt.id].completion, rejected=r.completion, source="teacher"
+            )
             for rollouts_G in rollouts_P_G
             for r in rollouts_G
             if r.prompt.id in demonstrations

@@ -71,7 +71,7 @@ def _resumed(config: RunConfig, settings: Settings) -> tuple[Path, Mapping[str, 
     return path, before
 
 
-RESUMABLE_CHANGES = {
+RESUMABLE_CHANGES = {"train.on_collapse"} | {
     f"{who}.{key}"
     for who in ("teacher", "judge")
     for key in (

@@ -1,5 +1,6 @@
 """What is rewarded: a mix of discriminator, verifier and judge, as advantages within each prompt's group. Pure."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,19 +91,19 @@ def wins(rollouts_P_G: Rollouts, preferences: Sequence[Preference]) -> list[list
 
 
 def without_length(scores_P_G: Values, rollouts_P_G: Rollouts) -> list[list[float]]:
-    """Scores less what a straight line through a completion's length explains, both centred within the groups.
+    """Centred scores less what a straight line through a completion's length explains, both centred within the groups.
 
     A discriminator finds length before anything else, and the student follows it (GAD's known failure); the same is
     done to win rates (arXiv 2404.04475). One slope, by least squares, for all groups of the step.
     """
     lengths = [center([float(len(rollout.token_ids)) for rollout in rollouts_G]) for rollouts_G in rollouts_P_G]
     scores = [center(scores_G) for scores_G in scores_P_G]
-    both = [(s, n) for scores_G, lengths_G in zip(scores, lengths, strict=True) for s, n in zip(scores_G, lengths_G)]
+    both = list(zip(itertools.chain(*scores), itertools.chain(*lengths), strict=True))
     spread = sum(n * n for _, n in both)
     slope = sum(s * n for s, n in both) / spread if spread else 0.0
     return [
         [score - slope * length for score, length in zip(scores_G, lengths_G, strict=True)]
-        for scores_G, lengths_G in zip(scores_P_G, lengths, strict=True)
+        for scores_G, lengths_G in zip(scores, lengths, strict=True)
     ]
 
 

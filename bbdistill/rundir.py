@@ -2,6 +2,7 @@
 
 runs/<name>/
   config.json  metrics.jsonl  report.json  report.md  adapter/
+  best/                       instead of adapter/, where a monitor stopped the run
   evaluation.jsonl            every model's answer to every test prompt, and its score
   checkpoints/step_000020/    what a resume needs; the newest one counts
   rollouts/ preferences/ corrections/ step_000020.jsonl   and demonstrations.jsonl: evidence, in TRL's columns
@@ -121,6 +122,11 @@ class RunDir:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def best(self) -> Path:
+        """The best adapter so far of a run that was stopped because it went wrong."""
+        return self.path / "best"
 
     @property
     def demonstrations(self) -> Path:

@@ -17,11 +17,12 @@ from bbdistill.plan import Plan
 from bbdistill.rundir import RunDir
 from bbdistill.stages import Stage, stages
 from bbdistill.student.discriminator import Discriminator, NoDiscriminator
+from bbdistill.student.export import load_adapter
 from bbdistill.student.student import Student, open_student
 from bbdistill.task import Task
 from bbdistill.teacher.connect import connect
-from bbdistill.teacher.ledger import ENOUGH
 from bbdistill.teacher.judge import teacher_and_judge
+from bbdistill.teacher.ledger import ENOUGH
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice
 
@@ -114,6 +115,9 @@ def open_run(
     if said is not None:
         on_event(Note(text=said))
     student, discriminator = open_student(config)
+    start = config.require_student().adapter
+    if start is not None:
+        load_adapter(student, start)
     connection = connect(
         config.teacher,
         judge=config.judge_config if config.judge else None,

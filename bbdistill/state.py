@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bbdistill.lessons import Gathered, Tally
+from bbdistill.monitors import Monitors
 from bbdistill.setup import Run
 from bbdistill.stages import Stage
 from bbdistill.student import checkpoint
@@ -49,6 +50,7 @@ class TrainState:
     demonstrations_left_out: dict[str, int] = field(default_factory=dict[str, int])
     """By the reason."""
     tally: Tally = field(default_factory=Tally)
+    monitors: Monitors = field(default_factory=Monitors)
     gathered: dict[str, tuple[SFTExample, ...]] = field(default_factory=dict[str, tuple[SFTExample, ...]])
     """What the stage that gathers has found for the next one, by prompt id."""
     best_tags: bool = False
@@ -137,11 +139,20 @@ class TrainState:
         run.teacher.ledger.restore(facts["ledger"])
         position: dict[str, Any] = facts["state"]
         counts, tally = Counts(**position.pop("counts")), Tally(**position.pop("tally"))
+        monitors = Monitors.restored(position.pop("monitors"))
         gathered = {
             name: tuple(_example(run.task.prompt(name), row) for row in rows)
             for name, rows in position.pop("gathered").items()
         }
-        return cls(**position, counts=counts, tally=tally, gathered=gathered, best=tensors["best"], sft=tensors["sft"])
+        return cls(
+            **position,
+            counts=counts,
+            tally=tally,
+            monitors=monitors,
+            gathered=gathered,
+            best=tensors["best"],
+            sft=tensors["sft"],
+        )
 
 
 def _example(prompt: Prompt, row: Mapping[str, Any]) -> SFTExample:

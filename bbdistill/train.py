@@ -8,13 +8,14 @@ was learned. A warm-up is the same step with the policy term off. What is asked 
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bbdistill import data
+from bbdistill.collapse import collapse
 from bbdistill.demonstrations import collect_demonstrations
 from bbdistill.errors import RunStopped
 from bbdistill.evaluate import judge, mean
@@ -176,11 +177,11 @@ class Trainer:
         names = step_prompts(stage, gathered, step=step, stage_step=stage_step, seed=seed)
         chosen = run.plan.decide(step, "prompts", lambda: {"stage": stage.name, "prompts": names})
         drawn = self._rollouts(stage, step, stage_step, chosen["prompts"])
-        for turn in range(stage.refills):
+        for turn in range(1, stage.refills + 1):
             missing = len(names) - sum(map(told_apart, drawn.verdicts))
             taken = [prompt.id for prompt in drawn.prompts]
-            others = refill_prompts(stage, taken, missing, step=step, turn=turn, seed=seed)
-            decided = run.plan.decide(step, f"refill-{turn + 1}", partial(dict, prompts=others))
+            others = {"prompts": refill_prompts(stage, taken, missing, step=step, turn=turn, seed=seed)}
+            decided = run.plan.decide(step, f"refill-{turn}", partial(dict, others))
             drawn = drawn.with_others(self._rollouts(stage, step, stage_step, decided["prompts"]))
         return drawn
 
@@ -212,8 +213,10 @@ class Trainer:
     def _rewards(self, sampled: Sampled, feedback: Feedback) -> Rewards:
         run, config = self.run, self.run.config
         scores = run.discriminator.scores(sampled.rollouts)
+        if config.discriminator.length_control:
+            scores = without_length(scores, sampled.rollouts)
         terms = {
-            "discriminator": without_length(scores, sampled.rollouts) if config.discriminator.length_control else scores,
+            "discriminator": scores,
             "verifier": checks(sampled.verdicts),
             "preference": wins(sampled.rollouts, feedback.preferences),
         }
@@ -240,10 +243,14 @@ class Trainer:
     def _measured(self, sampled: Sampled) -> dict[str, float]:
         """What the monitors look at besides the losses."""
         run = self.run
+        ages = [run.student.version - rollout.policy_version for rollout in itertools.chain(*sampled.rollouts)]
+        cap, spent = run.config.teacher.max_usd, run.teacher.spent_usd
         return {
             **rollout_metrics(sampled.rollouts, self._lengths),
             **run.discriminator.tripwire(sampled.rollouts, self.demonstrations),
             **run.teacher.ledger.rates(),
+            **({"policy/staleness": sum(ages) / len(ages)} if ages else {}),
+            **({"teacher/spent_share": spent / cap} if cap and spent is not None else {}),
         }
 
     def _gather(self, stage: Stage, sampled: Sampled, feedback: Feedback) -> dict[str, float]:
@@ -295,8 +302,17 @@ class Trainer:
                 metrics=metrics,
             )
         )
+        self._watch(stage, metrics)
         self.run.check_abstentions("demonstrations")
         self.run.check_abstentions("preferences", "corrections")
+
+    def _watch(self, stage: Stage, metrics: Mapping[str, float]) -> None:
+        """Tells what the monitors find; ends a run that has gone wrong, unless it is replayed or told to go on."""
+        run = self.run
+        for alarm in self.state.monitors.look(self.state.step, metrics, rewarded=stage.rewarded):
+            run.on_event(alarm)
+            if alarm.level == "stop" and run.config.train.on_collapse == "stop" and not run.plan.replaying:
+                raise collapse(run, self.state, alarm)
 
     def _validate(self, stage: Stage) -> None:
         """Scores the student on the validation prompts; a recorded score is taken as it was decided."""

@@ -13,7 +13,7 @@ Message: TypeAlias = Mapping[str, Any]
 
 StopReason = Literal["stop", "length"]
 PairSource = Literal["teacher", "preference", "correction", "pool"]
-"""Why one answer is better: it is the teacher's, a judge said so, it mends the other; "pool" = the teacher's, earlier."""
+"""Why one is better: it is the teacher's ("pool": against an earlier student), a judge said so, it mends the other."""
 Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
 """What a teacher is asked for."""
 

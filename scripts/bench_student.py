@@ -54,7 +54,7 @@ def work(rows: int, *, shared: bool = True) -> list[Row]:
 
 def opened() -> "tuple[Student, Discriminator]":
     """The bundled student and its discriminator, as all benchmarks run them."""
-    from bbdistill.config import DiscriminatorConfig, RunConfig, StudentConfig, TaskConfig, TeacherConfig, TrainConfig
+    from bbdistill.config import RewardConfig, RunConfig, StudentConfig, TaskConfig, TeacherConfig
     from bbdistill.student.student import open_student
 
     settings = StudentConfig(model="bundled", lora_rank=RANK, lora_alpha=ALPHA, max_new_tokens=NEW, top_p=1.0)
@@ -64,8 +64,7 @@ def opened() -> "tuple[Student, Discriminator]":
             student=settings,
             teacher=TeacherConfig(model="openai:none"),
             task=TaskConfig(prompts=Path("none.jsonl")),
-            train=TrainConfig(),
-            discriminator=DiscriminatorConfig(),
+            reward=RewardConfig(discriminator=1.0),
         )
     )
 
@@ -83,7 +82,7 @@ def policy_work(groups: "Sequence[Sequence[Rollout]]") -> "tuple[list[PolicyExam
     rollouts = [replace(rollout, stop_reason="stop") for group in groups for rollout in group]
     examples = [PolicyExample(rollout=r, advantage=1.0 if r.sample % 2 else -1.0) for r in rollouts]
     pairs = [
-        RankedPair(prompt=group[0].prompt, chosen=group[0].completion, rejected=other.completion)
+        RankedPair(prompt=group[0].prompt, chosen=group[0].completion, rejected=other.completion, source="preference")
         for group in groups
         for other in group[1:]
     ]

@@ -8,7 +8,17 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bbdistill.config import DiscriminatorConfig, RunConfig, StudentConfig, TaskConfig, TeacherConfig, TrainConfig
+from bbdistill.config import (
+    DiscriminatorConfig,
+    PolicyConfig,
+    Recipe,
+    RewardConfig,
+    RunConfig,
+    StudentConfig,
+    TaskConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from bbdistill.types import Prompt
 
 TEMPLATE = (
@@ -59,10 +69,18 @@ def tiny_student(directory: Path, *, seed: int = 0, context: int = 256) -> Path:
     return directory
 
 
-def tiny_config(model: Path, *, max_new_tokens: int = 12, temperature: float = 1.0, **train: float) -> RunConfig:
+def tiny_config(
+    model: Path,
+    *,
+    recipe: Recipe = "gad",
+    max_new_tokens: int = 12,
+    temperature: float = 1.0,
+    policy: PolicyConfig | None = None,
+    **train: float,
+) -> RunConfig:
     """A config for `open_student`: float32 on the CPU, LoRA of rank 4."""
     return RunConfig(
-        recipe="gad",
+        recipe=recipe,
         student=StudentConfig(
             model=str(model),
             device="cpu",
@@ -76,7 +94,9 @@ def tiny_config(model: Path, *, max_new_tokens: int = 12, temperature: float = 1
         teacher=TeacherConfig(model="openai:none"),
         task=TaskConfig(prompts=model / "none.jsonl"),
         train=TrainConfig(**train),
-        discriminator=DiscriminatorConfig(learning_rate=1e-2),
+        reward=RewardConfig(discriminator=1.0),
+        policy=policy or PolicyConfig(),
+        discriminator=DiscriminatorConfig(learning_rate=1e-2, pool_fraction=0.0),
     )
 
 

@@ -57,7 +57,7 @@ def hours(config: RunConfig, task: Task, found: Findings) -> float | None:
         rollouts = _prompts(stage) * stage.group_size
         drawn += (rollouts + _validations(stage) * len(task.validation)) * draft
         trained += READ * _read(stage, draft, answer) + _learned(stage, config, draft, answer)
-        if stage.shows and stage.group_size and config.reward.discriminator:  # the discriminator scores the rollouts, and learns from them
+        if stage.shows and config.reward.discriminator:  # it scores the rollouts, and learns from them
             trained += (READ + RANKED) * rollouts * draft
     # The base and the best student answer the test prompts, and what the demonstrations alone came to.
     answering = 3 if any(stage.supervised for stage in run) else 2

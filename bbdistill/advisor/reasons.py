@@ -67,7 +67,9 @@ def grpo(found: Findings) -> Option:
     bits, flat = found.bits.value, found.zero_variance
     silent = f", none in the {rate(flat)} groups that score alike" if flat.value else ""
     carries = "" if bits is None else f": {bits:.2f} bits per rollout (1 at most){silent}"
-    return Option(recipe="grpo", why=f"the verifier rewards the student's own answers, and no teacher is asked{carries}")
+    return Option(
+        recipe="grpo", why=f"the verifier rewards the student's own answers, and no teacher is asked{carries}"
+    )
 
 
 # What else there is to say

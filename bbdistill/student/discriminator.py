@@ -79,18 +79,19 @@ class Discriminator:
         """
         if not fresh:
             return {}
-        drawn = self._pool.draw(len(fresh), self._settings.pool_fraction, step=self.version, seed=self._seed)
+        step, age = self.version, self._pool.age(self.version)
+        drawn = self._pool.draw(len(fresh), self._settings.pool_fraction, step=step, seed=self._seed)
         speed = speeds(self._accuracy)[1]
         pairs = weigh([*fresh, *drawn], self._settings)
         if not pairs:
             return {}
         metrics = self._step(pairs, speed)
-        self._pool.add(fresh, step=self.version)
+        self._pool.add(fresh, step=step)
         self._accuracy = running(self._accuracy, metrics.get("discriminator/accuracy"))
         return metrics | {
             "discriminator/speed": speed,
             "discriminator/trust": self.trust,
-            "discriminator/pool_age": self._pool.age(self.version),
+            **({"discriminator/pool_age": age} if drawn else {}),
         }
 
     def _step(self, pairs: Sequence[RankedPair], speed: float) -> dict[str, float]:
@@ -124,8 +125,8 @@ class Discriminator:
     ) -> dict[str, float]:
         """How far the student's answers are behind the teacher's for the discriminator as it was after its warm-up.
 
-        In units of the deviation of the scores when it was first asked. Nothing before the warm-up's end, and nothing on
-        prompts without a demonstration.
+        In units of the deviation of the scores when it was first asked. Nothing before the warm-up's end, or on prompts
+        without a demonstration.
         """
         said = [(r.prompt, r.completion) for group in rollouts_P_G for r in group if r.prompt.id in demonstrations]
         taught = [(prompt, demonstrations[prompt.id].completion) for prompt, _ in said]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -36,8 +36,14 @@ def save_adapter(directory: Path, student: Student, *, card: str) -> None:
 
 
 def load_adapter(student: Student, directory: Path) -> None:
-    """Puts a saved adapter on the student. RunError where it was trained on other weights."""
+    """Puts a saved adapter on the student. RunError where it was trained on other weights, or has another shape."""
     _check_base(directory, student.base.name, student.base.weight_hash)
+    saved, own = LoraConfig.from_pretrained(directory), student.adapters.config(POLICY)
+    if (saved.r, saved.lora_alpha) != (own.r, own.lora_alpha):
+        raise RunError(
+            f"adapter `{directory}` has rank {saved.r} and alpha {saved.lora_alpha}, but the student's are {own.r} and "
+            f"{own.lora_alpha}; set `student.lora_rank` and `student.lora_alpha` to those of the adapter"
+        )
     student.load_adapter_state(load_file(directory / WEIGHTS))
     student.tags = bool(_facts(directory).get("tags"))
 

@@ -4,7 +4,7 @@ PEFT casts each input to the adapter's float32, which doubles the work and the m
 Here the small factors are cast instead; they, their gradients and the optimiser stay in float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,7 +62,7 @@ def _cast(a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype) -> tuple[Ten
     return a.to(dtype), (b * scaling).to(dtype)
 
 
-def compute_in_base_dtype(model: nn.Module, names: tuple[str, ...]) -> None:
+def compute_in_base_dtype(model: nn.Module, names: Sequence[str]) -> None:
     """Puts every linear LoRA layer of `model` on this way of computing."""
     for layer in _layers(model):
         layer.cast_input_dtype_enabled = False

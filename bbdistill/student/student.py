@@ -116,7 +116,7 @@ class Student:
     ) -> dict[str, float]:
         """One optimiser step on three terms, or `policy.updates` of them where there are rollouts.
 
-        The policy gradient of `policy`, plus the NLL of `sft`, both means over their tokens, plus DPO on `pairs`, a mean
+        The policy gradient of `policy` and the NLL of `sft`, both means over their tokens, and DPO on `pairs`, a mean
         over them. Rollouts that were cut off (`stop_reason` "length") are left out of the first: what would have come
         after is unknown. With nothing to learn from there is no step and no metrics.
         """
@@ -175,8 +175,7 @@ class Student:
     def _preference_term(self, pairs: Sequence[RankedPair]) -> PreferenceTerm:
         groups = by_prompt([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
         rows = [
-            [((prompt.id, text), self._row(prompt, text, tags=self.tags)) for prompt, text in group]
-            for group in groups
+            [((prompt.id, text), self._row(prompt, text, tags=self.tags)) for prompt, text in group] for group in groups
         ]
         beta = self._config.dpo.beta
         return PreferenceTerm(self.base.model, self.adapters, self._snapshot(), pairs, rows, beta=beta)
@@ -254,9 +253,7 @@ def open_student(config: RunConfig) -> tuple[Student, Discriminator | NoDiscrimi
         )
     judged = config.recipe in ("gad", "grpo") and config.reward.discriminator > 0
     more = (DISCRIMINATOR, TRIPWIRE) if judged else (SNAPSHOT,) if config.recipe == "dpo" else ()
-    adapters = Adapters(
-        base, (POLICY, *more), rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed
-    )
+    adapters = Adapters(base, (POLICY, *more), rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed)
     student = Student(base, adapters, config)
     if not judged:
         return student, NoDiscriminator()

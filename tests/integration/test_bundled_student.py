@@ -99,7 +99,10 @@ def test_a_few_steps_teach_both_sides(opened: tuple[Student, Discriminator]):
     student, discriminator = opened
     right = '{"city": "Rome", "country": "Italy"}'
     before = student.nll([(JSON, right)])[0]
-    pairs = [RankedPair(prompt=JSON, chosen=right, rejected=text) for text in ("Rome.", "I cannot say.", "{}")]
+    pairs = [
+        RankedPair(prompt=JSON, chosen=right, rejected=text, source="teacher")
+        for text in ("Rome.", "I cannot say.", "{}")
+    ]
     margins = list[float]()
     for _ in range(6):
         student.update([], [SFTExample(prompt=JSON, text=right)], learning_rate=2e-3)

@@ -12,7 +12,7 @@ import bbdistill
 PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
-CORE = {"setup", "state", "finish", "train"}
+CORE = {"setup", "state", "finish", "train", "demonstrations", "collapse"}
 API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter", "examples"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -31,14 +31,20 @@ ALLOWED: dict[str, set[str]] = {
     "report": BOTTOM,
     "place": BOTTOM | {"teacher"},
     "rewards": {"types", "config"},
+    "measures": {"types"},
+    "watched": set(),
+    "monitors": {"metrics", "watched"},
     "stages": BOTTOM,
     "objectives": BOTTOM | {"care", "rewards", "stages"},
     "lessons": BOTTOM | {"objectives", "teacher"},
     "evaluate": BOTTOM | {"task", "verify"},
     "setup": BOTTOM | {"client", "teacher", "student", "task", "plan", "place", "stages"},
-    "state": BOTTOM | {"setup", "student", "teacher", "stages", "lessons"},
+    "state": BOTTOM | {"setup", "student", "teacher", "stages", "lessons", "monitors"},
+    "collapse": BOTTOM | {"setup", "state", "monitors", "student"},
+    "demonstrations": BOTTOM | {"setup", "stages", "objectives", "teacher"},
     "train": BOTTOM
-    | {"setup", "state", "teacher", "task", "plan", "stages", "objectives", "rewards", "lessons", "evaluate"},
+    | {"setup", "state", "teacher", "task", "plan", "stages", "objectives", "rewards", "lessons", "evaluate"}
+    | {"demonstrations", "measures", "collapse"},
     "finish": BOTTOM
     | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "runner", "place"},
     "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},

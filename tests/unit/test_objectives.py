@@ -1,3 +1,6 @@
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,14 +12,26 @@ from bbdistill.objectives import (
     as_lessons,
     choose_corrections,
     choose_pairs,
+    edited,
     policy_batch,
+    preference_batch,
     ranked_pairs,
     sft_batch,
     sift,
 )
 from bbdistill.rewards import Rewards
-from bbdistill.stages import Stage, epochs, prompts_used, stages, step_prompts
-from bbdistill.types import Abstain, Correction, Demonstration, Preference, Prompt, Revising, Rollout, Verdict
+from bbdistill.stages import Stage, epochs, prompts_used, refill_prompts, stages, step_prompts
+from bbdistill.types import (
+    Abstain,
+    Correction,
+    Demonstration,
+    Preference,
+    Prompt,
+    RankedPair,
+    Revising,
+    Rollout,
+    Verdict,
+)
 
 NOTHING = Abstain(reason="no verifier")
 
@@ -41,13 +56,20 @@ def verdict(score: float) -> Verdict:
     return Verdict(score=score, passed=score == 1.0, feedback="wrong")
 
 
-def config(*, recipe: str = "gad", feedback: dict[str, object] | None = None, **train: object) -> RunConfig:
-    raw = {
+def config(
+    *,
+    recipe: str = "gad",
+    feedback: dict[str, object] | None = None,
+    tables: Mapping[str, object] = {},
+    **train: object,
+) -> RunConfig:
+    raw: dict[str, object] = {
         "recipe": recipe,
         "teacher": {"model": "openai:x"},
         "task": {"prompts": "p.jsonl"},
         "train": train,
         "feedback": feedback or {},
+        **(tables or {}),
     }
     return parse_config(raw, where="test", base=Path("/"))
 
@@ -59,6 +81,63 @@ def stages_of(config: RunConfig, *, prompts: int = 10, given: tuple[str, ...] = 
 def test_gad_is_a_warm_up_then_the_discriminator_then_the_policy():
     names = [(stage.name, stage.steps, stage.policy_weight) for stage in stages_of(config(steps=6, warmup_max=40))]
     assert names == [("warmup", 40, 0.0), ("discriminator", 4, 0.0), ("policy", 6, 1.0)]
+
+
+def test_the_discriminator_learns_alone_before_its_score_is_a_reward():
+    warmup, alone, policy = stages_of(config())
+    assert (alone.lessons, alone.policy_weight, alone.validate_every) == (None, 0.0, 0)
+    assert (warmup.supervised, alone.supervised, policy.supervised) == (True, False, False)
+    assert (alone.rewarded, policy.rewarded) == (False, True)
+    assert prompts_used((alone,), 0, alone.ids)  # its pairs need the teacher's answers
+
+
+def test_grpo_is_rewards_alone_and_replaces_prompts_that_score_alike():
+    (policy,) = stages_of(config(recipe="grpo", steps=3))
+    assert (policy.name, policy.steps, policy.sft_weight, policy.refills) == ("policy", 3, 0.0, 2)
+    assert (policy.preferences, policy.corrections) == (0, 0)
+    assert [s.name for s in stages_of(config(recipe="grpo"), given=("1",))] == ["warmup", "policy"]
+    judged = stages_of(config(recipe="grpo", tables={"reward": {"discriminator": 1.0}}))
+    assert [(stage.name, stage.refills) for stage in judged] == [("discriminator", 0), ("policy", 0)]
+
+
+def test_dpo_compares_with_the_newest_student_or_with_a_snapshot():
+    warmup, fresh = stages_of(config(recipe="dpo", group_size=3))
+    assert (warmup.name, fresh.name, fresh.frozen, fresh.group_size) == ("warmup", "dpo", False, 3)
+    assert (fresh.policy_weight, fresh.preference_weight, fresh.rewarded) == (0.0, 1.0, True)
+    snapshot = stages_of(config(recipe="dpo", group_size=3, tables={"dpo": {"negatives": "snapshot"}}))[-1]
+    assert (snapshot.frozen, snapshot.group_size) == (True, 1)
+    with pytest.raises(ConfigError, match="nothing to prefer"):
+        stages_of(config(recipe="dpo", feedback={"demonstrations": False}))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tables", "said"),
+    [
+        ("grpo", {"reward": {"verifier": 0.0}}, "all weights in `[reward]` are 0"),
+        ("gad", {"reward": {"discriminator": 0.0}}, "`gad` without a discriminator is `grpo`"),
+        ("grpo", {"reward": {"preference": 1.0}}, "raise `feedback.preferences`"),
+        ("grpo", {"train": {"group_size": 1}}, "set `train.group_size` to 2 or more"),
+    ],
+)
+def test_rewards_that_cannot_be_are_refused(recipe: str, tables: Mapping[str, object], said: str):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        config(recipe=recipe, tables=tables)
+
+
+def test_a_prompt_comes_once_in_a_step_that_samples():
+    policy = stages_of(config(prompts_per_step=4), prompts=5)[-1]
+    taken = step_prompts(policy, (), step=1, stage_step=1, seed=0)
+    assert 3 <= len(taken) == len(set(taken)) <= 4
+
+
+def test_prompts_that_score_alike_are_replaced_by_others():
+    (policy,) = stages_of(config(recipe="grpo"), prompts=6)
+    taken = ["0", "1", "2", "3"]
+    more = refill_prompts(policy, taken, 1, step=5, turn=1, seed=0)
+    assert len(more) == 1
+    assert not set(more) & set(taken)
+    assert more == refill_prompts(policy, taken, 1, step=5, turn=1, seed=0)
+    assert set(refill_prompts(policy, taken, 9, step=5, turn=1, seed=0)) == {"4", "5"}
 
 
 def test_the_rate_falls_to_a_tenth():
@@ -78,8 +157,18 @@ def test_pairs_the_verifier_cannot_tell_apart_come_first_and_equal_texts_never()
         [rollout("b", 0, "u"), rollout("b", 1, "v"), rollout("b", 2, "w")],
     ]
     verdicts = [[verdict(1.0), verdict(1.0), verdict(0.0)], [NOTHING, NOTHING, NOTHING]]
-    assert choose_pairs(rollouts, verdicts, 2) == [(1, 0, 1), (1, 0, 2)]
-    assert choose_pairs(rollouts, verdicts, 9) == [(1, 0, 1), (1, 0, 2), (1, 1, 2), (0, 0, 2)]
+    scores = [[0.0, 0.0, 9.0], [0.0, 5.0, 1.0]]
+    assert choose_pairs(rollouts, verdicts, scores, 2) == [(1, 0, 2), (1, 1, 2)]
+    assert set(choose_pairs(rollouts, verdicts, scores, 9)) == {(1, 0, 1), (1, 0, 2), (1, 1, 2), (0, 0, 2)}
+
+
+def test_the_judge_is_asked_where_the_discriminator_is_unsure_and_audits_it_where_it_is_sure():
+    rollouts = [[rollout(name, i, f"{name}{i}") for i in range(4)] for name in "ab"]
+    verdicts = [[NOTHING] * 4, [NOTHING] * 4]
+    scores = [[0.0, 0.1, 1.0, 9.0], [0.0, 0.2, 1.0, 7.0]]
+    asked = choose_pairs(rollouts, verdicts, scores, 4)
+    assert asked[:3] == [(0, 0, 1), (1, 0, 1), (1, 1, 2)]  # the smallest gap of each prompt, then of the second ones
+    assert asked[3] == (0, 0, 3)  # a gap of 9.0: surest of all
 
 
 def test_the_worst_are_corrected_first_by_the_verifier_then_by_the_discriminator():
@@ -101,14 +190,31 @@ def test_the_discriminator_learns_teacher_preferred_and_corrected_over_the_rest_
 def test_batches():
     rollouts = [[rollout("a", 0, "x"), rollout("a", 1, "y")]]
     rewards = Rewards(values_P_G=((1.0, 3.0),), advantages_P_G=((-1.0, 1.0),), discriminator_version=0)
-    assert policy_batch(rollouts, rewards, 0.0) == []
-    assert [example.advantage for example in policy_batch(rollouts, rewards, 0.5)] == [-0.5, 0.5]
+    assert policy_batch(rollouts, rewards, 0.0, {}) == []
+    credited = policy_batch(rollouts, rewards, 0.5, {(0, 1): (2.0,)})
+    assert [(example.advantage, example.magnitude) for example in credited] == [(-0.5, None), (0.5, (2.0,))]
+    level = Rewards(values_P_G=((1.0, 1.0),), advantages_P_G=((0.0, 0.0),))
+    assert policy_batch(rollouts, level, 0.5, {}) == []
     taught = {"a": Demonstration(prompt=prompt("a"), completion="T", source="t")}
     mended = Correction(rollout=rollouts[0][1], text="z", reason="", accepted_by="verifier")
     policy, gather = stages_of(config())[-1], stages_of(config(recipe="isft"))[0]
     lessons = as_lessons(taught.values())
     assert [e.text for e in sft_batch([prompt("a"), prompt("unasked")], lessons, [mended], policy)] == ["T", "z"]
     assert sft_batch([prompt("a")], lessons, [mended], gather) == []
+    assert {e.weight for e in sft_batch([prompt("a")], lessons, [], replace(policy, sft_weight=0.3))} == {0.3}
+    assert sft_batch([prompt("a")], lessons, [mended], replace(policy, sft_weight=0.0)) == []
+    pair = RankedPair(prompt=prompt("a"), chosen="T", rejected="x", source="teacher", weight=0.5)
+    assert [each.weight for each in preference_batch([pair], 2.0)] == [1.0]
+    assert preference_batch([pair], 0.0) == []
+
+
+def test_what_a_correction_changes_in_a_draft():
+    draft = '{"number": 12, "name": "A B"}'
+    assert [draft[a:b] for a, b in edited(draft, '{"number": 13, "name": "A B"}')] == ["12"]
+    assert [draft[a:b] for a, b in edited(draft, '{"number": 12, "name": "A"}')] == [" B"]
+    assert [draft[a:b] for a, b in edited(draft, '{"number": 12, "name": "A and B"}')] == ["B"]  # put in before it
+    assert edited("a", "a b") == [(1, 2)]  # the end of the turn came too early
+    assert edited(draft, draft) == []
 
 
 def test_a_recipe_with_rounds_warms_up_on_what_is_given_and_then_gathers_and_imitates():

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from student_examples import disturb, plain_logprobs, policy_examples, ranked_pairs, sft_examples
 from student_fixtures import TEMPLATE, prompts, tiny_config, tiny_student, tiny_tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bbdistill.config import PolicyConfig
 from bbdistill.errors import ConfigError, RunError
 from bbdistill.student import checkpoint
 from bbdistill.student.adapters import Adapters
@@ -25,7 +27,10 @@ from bbdistill.student.sample import draw, sample
 from bbdistill.student.student import Student, open_student, preview
 from bbdistill.student.tokenize import Chat
 from bbdistill.student.tree import Row, tree_tokens
-from bbdistill.types import PolicyExample, Prompt, RankedPair, SFTExample
+from bbdistill.types import (
+    PolicyExample,
+    Prompt,
+)
 
 ODD_TEXTS = [
     '{"a": [1, 2.5, null]}',
@@ -35,35 +40,6 @@ ODD_TEXTS = [
     "a <|im_end|> inside",
     "\n",
 ]
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_student(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def opened(model: Path) -> tuple[Student, Discriminator]:
-    return open_student(tiny_config(model))
-
-
-@pytest.fixture
-def student(opened: tuple[Student, Discriminator]) -> Student:
-    return opened[0]
-
-
-@pytest.fixture
-def discriminator(opened: tuple[Student, Discriminator]) -> Discriminator:
-    return opened[1]
-
-
-def disturb(student: Student, name: str = "policy", seed: int = 1) -> None:
-    """Gives an adapter an effect: its B matrices are 0 at first."""
-    generator = torch.Generator().manual_seed(seed)
-    state = student.adapters.state(name)
-    student.adapters.load_state(
-        name, {key: torch.randn(value.shape, generator=generator) * 0.1 for key, value in state.items()}
-    )
 
 
 def random_rows(count: int, *, prefix: int = 0, seed: int = 0) -> list[Row]:
@@ -78,33 +54,6 @@ def random_rows(count: int, *, prefix: int = 0, seed: int = 0) -> list[Row]:
         prompt = rows[-1].prompt if index % 2 else shared + ids(draws.randrange(1, 9))
         rows.append(Row(prompt=prompt, completion=ids(draws.randrange(1, 9))))
     return rows
-
-
-def plain_logprobs(model: PreTrainedModel, row: Row) -> Tensor:
-    """Of one row by itself, the whole sequence through the model."""
-    ids = torch.tensor([row.ids])
-    logits = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-    first = len(row.prompt)
-    return logits[first - 1 : -1].gather(1, ids[0, first:].unsqueeze(1)).squeeze(1)
-
-
-def policy_examples(student: Student) -> list[PolicyExample]:
-    """Real rollouts with advantages 1, -0.5, 0, ... and one that was cut off."""
-    rollouts = [rollout for group in student.sample(prompts(3), group_size=3, step=0) for rollout in group]
-    assert {rollout.stop_reason for rollout in rollouts} == {"stop", "length"}
-    return [PolicyExample(rollout=r, advantage=(1.0, -0.5, 0.0)[i % 3]) for i, r in enumerate(rollouts)]
-
-
-def sft_examples() -> list[SFTExample]:
-    return [SFTExample(prompt=prompt, text='{"number": %s}' % ("7" * i)) for i, prompt in enumerate(prompts(4))]
-
-
-def ranked_pairs() -> list[RankedPair]:
-    return [
-        RankedPair(prompt=prompt, chosen=chosen, rejected=rejected)
-        for prompt in prompts(3)
-        for chosen, rejected in (('{"number": 7}', "hello"), ('{"number": 7}', "seven"), ("seven", "no"))
-    ]
 
 
 # --- chat -------------------------------------------------------------------------------------------------------------
@@ -171,7 +120,7 @@ def test_adapters_are_the_same_for_the_same_seed_and_leave_the_global_generator_
     for before in (1, 2):
         torch.manual_seed(before)
         expected = torch.get_rng_state()
-        adapters = Adapters(load_base(str(model)), rank=4, alpha=8, seed=3)
+        adapters = Adapters(load_base(str(model)), ("policy", "discriminator"), rank=4, alpha=8, seed=3)
         assert torch.equal(torch.get_rng_state(), expected)
         states.append(adapters.state("policy"))
     assert states[0].keys() == states[1].keys()
@@ -389,7 +338,7 @@ def naive_gradient(student: Student, kl_coef: float) -> list[Tensor]:
 def test_the_gradient_of_an_update_equals_that_of_a_plain_loop(
     model: Path, kl_coef: float, monkeypatch: pytest.MonkeyPatch
 ):
-    student, _ = open_student(tiny_config(model, sft_weight=0.5, kl_coef=kl_coef, max_grad_norm=1e9))
+    student, _ = open_student(tiny_config(model, policy=PolicyConfig(kl_coef=kl_coef), max_grad_norm=1e9))
     disturb(student)
     expected = naive_gradient(student, kl_coef)
     for parameter in student.adapters.parameters("policy"):
@@ -400,7 +349,8 @@ def test_the_gradient_of_an_update_equals_that_of_a_plain_loop(
         found.extend(p.grad.clone() for p in student.adapters.parameters("policy") if p.grad is not None)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", keep)
-    metrics = student.update(policy_examples(student), sft_examples(), learning_rate=1.0)
+    shown = [replace(example, weight=0.5) for example in sft_examples()]
+    metrics = student.update(policy_examples(student), shown, learning_rate=1.0)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
@@ -438,7 +388,7 @@ def test_metrics_of_the_first_update_are_those_of_the_batch(student: Student):
     assert metrics["policy/entropy"] == pytest.approx(-sum(drawn) / len(drawn), abs=1e-4)
     assert metrics["policy/loss"] == pytest.approx(-gains / tokens, abs=1e-4)
     assert metrics["policy/mismatch"] < 1e-5
-    assert "policy/kl" not in metrics
+    assert metrics["policy/kl"] == pytest.approx(0, abs=1e-5)  # the student is the base as yet
 
 
 def test_nothing_to_learn_from_is_no_step(student: Student):
@@ -509,54 +459,6 @@ def test_three_updates_saved_loaded_and_three_more_are_six(model: Path, tmp_path
     assert torch.equal(straight[1].state()["head"]["weight"], second[1].state()["head"]["weight"])
     scores = [side[1].scores(side[0].sample(prompts(2), group_size=2, step=9)) for side in (straight, second)]
     assert scores[0] == scores[1]
-
-
-# --- discriminator ----------------------------------------------------------------------------------------------------
-
-
-def test_the_discriminator_learns_its_pairs(discriminator: Discriminator):
-    first = discriminator.update(ranked_pairs())
-    assert first["discriminator/loss"] == pytest.approx(0.693, abs=0.1)
-    for _ in range(15):
-        last = discriminator.update(ranked_pairs())
-    assert last["discriminator/accuracy"] == 1
-    assert last["discriminator/loss"] < 0.2
-    assert last["discriminator/margin"] > 1
-    assert discriminator.version == 16
-    good, bad = discriminator.score([(prompts(1)[0], '{"number": 7}'), (prompts(1)[0], "hello")])
-    assert good > bad + 1
-
-
-def test_scores_have_the_shape_of_the_rollouts_and_do_not_depend_on_the_batch(
-    student: Student, discriminator: Discriminator
-):
-    rollouts = student.sample(prompts(3), group_size=2, step=0)
-    discriminator.update(ranked_pairs())
-    scores = discriminator.scores(rollouts)
-    assert [len(group) for group in scores] == [2, 2, 2]
-    alone = discriminator.score([(rollouts[1][1].prompt, rollouts[1][1].completion)])[0]
-    assert scores[1][1] == pytest.approx(alone, abs=1e-5)
-
-
-def test_being_cut_off_does_not_change_a_score(student: Student, discriminator: Discriminator):
-    rollout = student.sample(prompts(1), group_size=1, step=0)[0][0]
-    other = replace(rollout, token_ids=rollout.token_ids[:-1], stop_reason="length")
-    discriminator.update(ranked_pairs())
-    assert discriminator.scores([[rollout]]) == discriminator.scores([[other]])
-
-
-def test_a_long_prompt_loses_its_beginning_and_never_the_answer(tmp_path: Path):
-    _, discriminator = open_student(tiny_config(tiny_student(tmp_path, context=40)))
-    prompt = Prompt(id="p", messages=({"role": "user", "content": "x" * 100 + "end"},))
-    same_end = Prompt(id="q", messages=({"role": "user", "content": "y" * 60 + "x" * 60 + "end"},))
-    one, other, different = discriminator.score([(prompt, "yes"), (same_end, "yes"), (prompt, "no")])
-    assert one == pytest.approx(other, abs=1e-5)
-    assert one != pytest.approx(different, abs=1e-5)
-
-
-def test_no_pairs_are_no_step(discriminator: Discriminator):
-    assert discriminator.update([]) == {}
-    assert discriminator.version == 0
 
 
 # --- on disk ----------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def tiny(directory: Path, family: str, **settings: Any) -> Path:
 @contextmanager
 def trained(base: Base, *, train: bool = True) -> Iterator[Adapters]:
     """The base with adapters that have an effect."""
-    adapters = Adapters(base, rank=4, alpha=8, seed=0)
+    adapters = Adapters(base, ("policy", "discriminator"), rank=4, alpha=8, seed=0)
     draws = torch.Generator().manual_seed(1)
     for parameter in adapters.parameters("policy"):
         parameter.data.normal_(std=0.1, generator=draws)
