@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from bbdistill import data
@@ -180,8 +179,8 @@ class Trainer:
         for turn in range(1, stage.refills + 1):
             missing = len(names) - sum(map(told_apart, drawn.verdicts))
             taken = [prompt.id for prompt in drawn.prompts]
-            others = {"prompts": refill_prompts(stage, taken, missing, step=step, turn=turn, seed=seed)}
-            decided = run.plan.decide(step, f"refill-{turn}", partial(dict, others))
+            others = refill_prompts(stage, taken, missing, step=step, turn=turn, seed=seed)
+            decided = run.plan.decide(step, f"refill-{turn}", lambda others=others: {"prompts": others})
             drawn = drawn.with_others(self._rollouts(stage, step, stage_step, decided["prompts"]))
         return drawn
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bbdistill.errors import RunError
+from bbdistill.rundir import read_json
 from bbdistill.student.files import whole_directory
 from bbdistill.student.model import weight_hash
 from bbdistill.student.student import POLICY, Student
@@ -38,10 +39,11 @@ def save_adapter(directory: Path, student: Student, *, card: str) -> None:
 def load_adapter(student: Student, directory: Path) -> None:
     """Puts a saved adapter on the student. RunError where it was trained on other weights, or has another shape."""
     _check_base(directory, student.base.name, student.base.weight_hash)
-    saved, own = LoraConfig.from_pretrained(directory), student.adapters.config(POLICY)
-    if (saved.r, saved.lora_alpha) != (own.r, own.lora_alpha):
+    saved, own = read_json(directory / "adapter_config.json"), student.adapters.config(POLICY)
+    rank, alpha = saved.get("r"), saved.get("lora_alpha")
+    if (rank, alpha) != (own.r, own.lora_alpha):
         raise RunError(
-            f"adapter `{directory}` has rank {saved.r} and alpha {saved.lora_alpha}, but the student's are {own.r} and "
+            f"adapter `{directory}` has rank {rank} and alpha {alpha}, but the student's are {own.r} and "
             f"{own.lora_alpha}; set `student.lora_rank` and `student.lora_alpha` to those of the adapter"
         )
     student.load_adapter_state(load_file(directory / WEIGHTS))

@@ -188,8 +188,8 @@ def test_a_lag_uses_older_rollouts_on_a_fixed_schedule(tiny_student: Path, tmp_p
     with bbdistill.open_recording(tmp_path / "cache" / "teacher.db") as recording:
         run = recording.runs()[-1].id
         versions = [recording.rollouts(run, step)[0].policy_version for step in range(3, 7)]
-    # Three updates before the policy stage; then step t draws from the policy of step max(0, t - 1).
-    assert versions == [3, 3, 4, 5]
+    # Two updates before the policy stage; then step t draws from the policy of step max(0, t - 1).
+    assert versions == [2, 2, 3, 4]
 
 
 def test_arun_leaves_the_loop_free_and_can_be_cancelled(tiny_student: Path, tmp_path: Path):
