@@ -237,7 +237,10 @@ class PolicyConfig(Section):
     refills: int = Field(2, ge=0)
     """Rounds in which others replace prompts whose rollouts score alike; with a verifier as the only reward."""
     token_credit: bool = False
-    """Whether only what a correction changes in a rollout carries its advantage, instead of all of its tokens."""
+    """Whether only what a correction changes in a rollout carries its advantage, instead of all of its tokens.
+
+    Of `process`: whether what was wrong in a draft is also made less likely, at the ratio of the two learning rates.
+    """
 
 
 class DPOConfig(Section):

@@ -108,6 +108,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "validation_score": state.best_score,
         },
         "lessons": state.tally.summary(),
+        "alarms": state.monitors.alarms,
         "data": {
             "train": len(task.train),
             "validation": len(task.validation),

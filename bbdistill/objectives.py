@@ -98,6 +98,11 @@ def policy_batch(
     ]
 
 
+def blame_batch(prompts: Sequence[Prompt], blamed: Mapping[str, PolicyExample], stage: Stage) -> list[PolicyExample]:
+    """What was wrong in earlier drafts of the step's prompts, where the stage imitates their corrections."""
+    return [blamed[prompt.id] for prompt in prompts if stage.lessons == "gathered" and prompt.id in blamed]
+
+
 def sft_batch(
     prompts: Sequence[Prompt], lessons: Lessons, accepted: Sequence[Correction], stage: Stage
 ) -> list[SFTExample]:

@@ -21,6 +21,7 @@ lessons                 what the rounds of a recipe gathered: drafted = passed +
                         (by revisions), set_aside_because (by reason), strategies, kept_share, nll_draft,
                         nll_correction (nats per token, means over accepted corrections), candidates, survivors,
                         with_survivor, without_survivor (prompts)
+alarms                  what the monitors told: step, monitor, level (warn or stop), text
 samples                 ten test prompts with every model's answer
 """
 

@@ -14,7 +14,7 @@ from bbdistill.stages import Stage
 from bbdistill.student import checkpoint
 from bbdistill.student.student import Student
 from bbdistill.teacher.ask import Feedback
-from bbdistill.types import Prompt, SFTExample
+from bbdistill.types import PolicyExample, Prompt, Rollout, SFTExample
 
 AdapterState = Mapping[str, Tensor]
 KEPT = 2
@@ -53,6 +53,8 @@ class TrainState:
     monitors: Monitors = field(default_factory=Monitors)
     gathered: dict[str, tuple[SFTExample, ...]] = field(default_factory=dict[str, tuple[SFTExample, ...]])
     """What the stage that gathers has found for the next one, by prompt id."""
+    blamed: dict[str, PolicyExample] = field(default_factory=dict[str, PolicyExample])
+    """Drafts of these prompts with the blame on what was wrong in them, by prompt id."""
     best_tags: bool = False
     """Whether the best student answers behind empty strategy tags."""
     best: AdapterState = field(default_factory=dict[str, Tensor])
@@ -98,7 +100,7 @@ class TrainState:
         if stage.gathers and not self.gathered:
             run.note(f"{stage.name} found nothing worth imitating; see `{run.directory.path / 'set_aside'}`")
         if stage.lessons == "gathered":
-            self.gathered = {}  # the next round learns from the student as it then is
+            self.gathered, self.blamed = {}, {}  # the next round learns from the student as it then is
         self.stage, self.stage_step, self.validations = self.stage + 1, 0, []
         self.save(run)
 
@@ -107,8 +109,9 @@ class TrainState:
 
         `ledger` is what it held after the last whole step, where it has gone on since.
         """
-        position = asdict(replace(self, gathered={}, best={}, sft={}))
+        position = asdict(replace(self, gathered={}, blamed={}, best={}, sft={}))
         del position["best"], position["sft"]
+        position["blamed"] = {name: _facts(example) for name, example in self.blamed.items()}
         position["gathered"] = {
             name: [{"text": e.text, "region": e.region, "strategy": e.strategy} for e in examples]
             for name, examples in self.gathered.items()
@@ -144,8 +147,10 @@ class TrainState:
             name: tuple(_example(run.task.prompt(name), row) for row in rows)
             for name, rows in position.pop("gathered").items()
         }
+        blamed = {name: _blamed(run.task.prompt(name), row) for name, row in position.pop("blamed").items()}
         return cls(
             **position,
+            blamed=blamed,
             counts=counts,
             tally=tally,
             monitors=monitors,
@@ -153,6 +158,22 @@ class TrainState:
             best=tensors["best"],
             sft=tensors["sft"],
         )
+
+
+def _facts(example: PolicyExample) -> dict[str, Any]:
+    """As JSON; the prompt is found again by its id."""
+    rollout = {name: value for name, value in asdict(example.rollout).items() if name != "prompt"}
+    return {"rollout": rollout, "advantage": example.advantage, "magnitude": example.magnitude}
+
+
+def _blamed(prompt: Prompt, row: Mapping[str, Any]) -> PolicyExample:
+    drawn = {
+        **row["rollout"],
+        "token_ids": tuple(row["rollout"]["token_ids"]),
+        "logprobs": tuple(row["rollout"]["logprobs"]),
+    }
+    rollout = Rollout(prompt=prompt, **drawn)
+    return PolicyExample(rollout=rollout, advantage=row["advantage"], magnitude=tuple(row["magnitude"]))
 
 
 def _example(prompt: Prompt, row: Mapping[str, Any]) -> SFTExample:

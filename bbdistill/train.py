@@ -26,6 +26,7 @@ from bbdistill.objectives import (
     Pair,
     Spot,
     as_lessons,
+    blame_batch,
     choose_corrections,
     choose_pairs,
     edited,
@@ -41,7 +42,7 @@ from bbdistill.state import TrainState
 from bbdistill.task import verify_each
 from bbdistill.teacher.ask import Feedback, Questions, ask
 from bbdistill.teacher.ask import demonstrations as ask_demonstrations
-from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
+from bbdistill.types import Abstain, Demonstration, PolicyExample, Prompt, Rollout, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,10 @@ class Trainer:
         pairs = ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
         metrics = self._measured(sampled)
         metrics |= run.student.update(
-            policy_batch(sampled.rollouts, rewards, stage.policy_weight, self._credit(sampled, feedback)),
+            [
+                *policy_batch(sampled.rollouts, rewards, stage.policy_weight, self._credit(sampled, feedback)),
+                *blame_batch(sampled.prompts, self.state.blamed, stage),
+            ],
             sft_batch(sampled.prompts, self._lessons(stage), feedback.accepted, stage),
             preference_batch(pairs, stage.preference_weight),
             learning_rate=rate,
@@ -262,6 +266,7 @@ class Trainer:
                 found = from_corrections(
                     sampled.rollouts, sampled.verdicts, feedback, fits=run.student.fits, nll=run.student.nll
                 )
+                self.state.blamed |= self._blamed(feedback)
             case "candidates":
                 found = self._best_candidates(sampled, feedback)
         self.state.gather(found)
@@ -269,6 +274,22 @@ class Trainer:
         data.write_lessons(run.directory.evidence("lessons", step), itertools.chain(*found.lessons.values()))
         data.write_set_aside(run.directory.evidence("set_aside", step), found.set_aside)
         return found.tally.metrics()
+
+    def _blamed(self, feedback: Feedback) -> dict[str, PolicyExample]:
+        """Drafts of which the teacher marked a part as wrong, with the blame on that part; by prompt id."""
+        run, train = self.run, self.run.config.train
+        if not run.config.policy.token_credit:
+            return {}
+        weight = train.policy_learning_rate / train.learning_rate  # the stage that learns from it takes the latter
+        return {
+            c.rollout.prompt.id: PolicyExample(
+                rollout=c.rollout,
+                advantage=-weight,
+                magnitude=run.student.touched(c.rollout, edited(c.rollout.completion, c.text)),
+            )
+            for c in feedback.accepted
+            if c.region is not None
+        }
 
     def _best_candidates(self, sampled: Sampled, feedback: Feedback) -> Gathered:
         run = self.run

@@ -132,7 +132,9 @@ def _correcting(found: Findings) -> list[Option]:
     telling = found.prompts <= FEW_ANSWERS and _reaches(found.feedback, TELLING_FEEDBACK)
     options += [reasons.RGT] if telling else []
     options += [reasons.BEST_OF_TEACHER] if _reaches(found.teacher_pass, SOME_ANSWERS) else []
-    return [*options, reasons.gad(found) if _may_demonstrate(found) else reasons.grpo(found)]
+    if _may_demonstrate(found):
+        return [*options, reasons.gad(found)]
+    return [*options, *([reasons.grpo(found)] if _reaches(found.bits, ENOUGH_BITS) else [])]
 
 
 def _from_its_own(found: Findings) -> list[Option]:

@@ -42,7 +42,16 @@ def test_good_demonstrations_are_imitated(tmp_path: Path, command: Command, unde
     assert figures["answer_tokens"] == {"value": 2.0, "n": 24}  # a text is one token, and its end another
     # What the student says by itself it finds as likely as it says it: -ln 0.3, and nothing for the end of the turn.
     assert figures["nll"]["value"] == pytest.approx(1.204 / 2, abs=0.01)
-    assert [cost["recipe"] for cost in figures["costs"]] == ["sft", "isft", "gad", "best_of_n", "rgt", "process"]
+    assert [cost["recipe"] for cost in figures["costs"]] == [
+        "sft",
+        "isft",
+        "best_of_n",
+        "rgt",
+        "process",
+        "dpo",
+        "gad",
+        "grpo",
+    ]
     assert all(cost["hours"] > 0 and cost["usd"] for cost in figures["costs"])
     written, before = (dump_config(load_config(file)) for file in (tmp_path / "next" / "task.toml", config))
     assert written == before
@@ -58,7 +67,7 @@ def test_a_student_that_passes_sometimes_is_selected_from(tmp_path: Path, comman
         assert len(server.seen) == 24
     assert paid(tmp_path / "store.db") == (pytest.approx(24 * A_CALL), 24)
     assert found["recommends"] == "best_of_n"
-    assert found["runner_up"]["recipe"] == "gad"
+    assert found["runner_up"]["recipe"] == "grpo"
     figures = found["findings"]
     assert figures["pass_at_1"]["n"] == figures["bits"]["n"] == 24
     assert figures["pass_at_1"]["value"] == pytest.approx(0.3, abs=0.1)

@@ -169,9 +169,15 @@ def test_process_weighs_only_what_was_wrong(tiny_student: Path, tmp_path: Path):
     assert {text[: region[0]] for text, region in shown if region} >= {"", '{"number": '}
 
 
-def test_process_goes_on_and_replays(tiny_student: Path, tmp_path: Path):
+@pytest.mark.parametrize("credit", ["false", "true"])
+def test_process_goes_on_and_replays(credit: str, tiny_student: Path, tmp_path: Path):
     with rule_teacher() as teacher:
-        run_stopped_and_replayed(recipe(tmp_path, teacher, tiny_student, "process"), tmp_path)
+        config = recipe(tmp_path, teacher, tiny_student, "process")
+        run_stopped_and_replayed(
+            config, tmp_path, f"policy.token_credit={credit}", "student.max_new_tokens=24", after=2
+        )
+    blamed = ["policy/loss" in row for row in metrics_of(tmp_path / "whole")]
+    assert blamed == [credit == "true" and number not in (0, 3) for number in range(6)]  # 0 and 3 gather
 
 
 def test_a_run_that_found_nothing_to_imitate_says_that_the_student_is_unchanged(tiny_student: Path, tmp_path: Path):

@@ -215,7 +215,7 @@ def test_long_answers_are_corrected_from_where_they_go_wrong() -> None:
 
 def test_corrections_where_the_student_never_passes_and_a_reward_is_silent() -> None:
     advice = advised(**teaching(0.04))
-    assert (advice.recommends, runner_up(advice)) == ("isft", "gad")
+    assert (advice.recommends, advice.runner_up) == ("isft", None)
     assert "the student passes 0 % (over 24 prompts), where a reward carries 0.00 bits per rollout" in advice.reason
     # Always or never, prompt by prompt: a third passes, and no group tells anything.
     split = advised(**teaching(0.04), pass_at_1=share(0.33), bits=share(0.0), pass_bits=share(0.0))
@@ -224,24 +224,23 @@ def test_corrections_where_the_student_never_passes_and_a_reward_is_silent() -> 
 
 def test_selection_where_only_the_student_passes() -> None:
     advice = advised(**teaching(0.0), **passing(0.3))
-    assert (advice.recommends, runner_up(advice)) == ("best_of_n", "gad")
+    assert (advice.recommends, runner_up(advice)) == ("best_of_n", "grpo")
     assert "uses 0.52 of the 0.88 bits" in advice.reason
     assert advice.settings == ('feedback.candidates_from="student"',)
-    assert advised(**passing(0.3)).runner_up is None  # nobody to ask for more
+    assert runner_up(advised(**passing(0.3))) == "grpo"  # it asks nobody either
     # A teacher that is no better than the student has nothing to correct it with.
     assert advised(**teaching(0.3), **passing(0.3)).recommends == "best_of_n"
 
 
 def test_rewards_where_most_of_a_verdict_lies_in_the_failures() -> None:
     advice = advised(**teaching(0.0), **passing(0.8))
-    assert (advice.recommends, runner_up(advice)) == ("gad", "best_of_n")
-    assert "own answers: 0.72 bits per rollout (1 at most), none in the 25 % (6 of 24) groups" in advice.reason
+    assert (advice.recommends, runner_up(advice)) == ("grpo", "best_of_n")
+    assert "no teacher is asked: 0.72 bits per rollout (1 at most), none in the 25 % (6 of 24) groups" in advice.reason
 
 
 def test_what_a_recipe_needs_set_beside_its_name() -> None:
     """A run that asks a teacher for demonstrations of which it can keep none would fail."""
-    alone = ("feedback.demonstrations=false", "discriminator.warmup_steps=0", "discriminator.reward_weight=0.0")
-    assert advised(**teaching(0.0), **passing(0.8)).settings == alone
+    assert advised(**teaching(0.0), **passing(0.8)).settings == ()  # `grpo` asks it for nothing
     assert advised(**teaching(0.2), **passing(0.8)).settings == ()
     good: dict[str, Any] = {"given": 200, "given_pass": share(1.0)}
     assert advised(**good, **teaching(0.2)).settings == ("feedback.demonstrations=true",)
