@@ -154,14 +154,17 @@ def examples(correction: Correction) -> tuple[SFTExample, ...]:
 
 
 def own_candidates(
-    rollouts_P_G: Rollouts, verdicts_P_G: Sequence[Sequence[Verdict | Abstain]]
+    rollouts_P_G: Rollouts, verdicts_P_G: Sequence[Sequence[Verdict | Abstain]], *, judged: bool
 ) -> list[list[Candidate]]:
-    """The student's own answers that pass, each text once; one that was cut off has no end to imitate."""
+    """The student's own answers that pass, each text once; one that was cut off has no end to imitate.
+
+    In a task where nothing is `judged`, all of them: self-sharpening (SSD, arXiv 2604.01193).
+    """
     return [
         _distinct(
             Candidate(prompt=rollout.prompt, text=rollout.completion, verdict=verdict)
             for rollout, verdict in zip(rollouts_G, verdicts_G, strict=True)
-            if passed(verdict) and rollout.stop_reason == "stop"
+            if (passed(verdict) or not judged) and rollout.stop_reason == "stop"
         )
         for rollouts_G, verdicts_G in zip(rollouts_P_G, verdicts_P_G, strict=True)
     ]

@@ -294,7 +294,9 @@ class Trainer:
     def _best_candidates(self, sampled: Sampled, feedback: Feedback) -> Gathered:
         run = self.run
         seen = sum(map(len, (*sampled.rollouts, *feedback.candidates)))
-        sound_P = [*own_candidates(sampled.rollouts, sampled.verdicts), *taught(feedback.candidates, run.task.verify)]
+        judged = run.config.task.verifier is not None
+        own = own_candidates(sampled.rollouts, sampled.verdicts, judged=judged)
+        sound_P = [*own, *taught(feedback.candidates, run.task.verify)]
         candidates_P = [[each for each in sound if run.student.fits(each.prompt, each.text)] for sound in sound_P]
         decided = run.plan.decide(self.state.step, "kept", lambda: {"kept": choose(candidates_P, run.student.nll)})
         return from_candidates(candidates_P, decided["kept"], seen=seen)

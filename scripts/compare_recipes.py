@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Holds recipes against each other on the demo's e-mails: the same prompts, the same number of updates, several seeds.
+"""Holds recipes against each other: on the same prompts, with the same number of updates, several seeds.
 
-    scripts/compare_recipes.py runs/compare [--base-url URL] [--seeds 0,1,2] [--only sft,isft]    run what is missing
-    scripts/compare_recipes.py runs/compare --table                                               print what is there
+    scripts/compare_recipes.py STUDY FOLDER [--base-url URL] [--seeds 0,1,2] [--only sft,isft]    run what is missing
+    scripts/compare_recipes.py STUDY FOLDER --table                                             print what is there
 
-A seed draws 100 training e-mails of its own, all with a reference, which the verifier knows and neither teacher nor
-student is shown; the control alone imitates the references themselves. Validation and test e-mails are always the same.
-A finished run is not run again, and a stopped one goes on.
+STUDY  references   what a reference that nobody is shown is worth: `isft` and `rgt` are told which fields are wrong,
+                    the control imitates the references themselves; 100 of the demo's e-mails
+       emails       every kind of recipe at the same number of teacher calls, on the demo's e-mails
+       search       the same on the recorded questions of the example `search`
+
+A seed draws its own training e-mails, all with a reference; validation and test are always the same. A finished run is
+not run again, and a stopped one goes on.
 """
 
 import argparse
@@ -19,15 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import bbdistill
+from bbdistill.client.prices import price
 from bbdistill.console import watching
 from bbdistill.evaluate import interval
+from bbdistill.examples.search import write_search
 from bbdistill.rundir import read_json
+from bbdistill.types import Usage
 
 HERE = Path(__file__).resolve().parent
-PROMPTS = 100
 STEPS = 44
-"""Updates of every arm; a round of `isft` has half of them."""
-CONTROL = "sft on the references"
+"""Updates of every arm; a round of `isft` has half of them, and what rewards come after gets the other two thirds."""
+WARMUP = 30
+PRICED_AS = ("claude-haiku-4-5", "anthropic")
+"""The listed price that the calls are counted at."""
 COLUMNS = (
     "model",
     "seeds",
@@ -36,50 +44,161 @@ COLUMNS = (
     "95 % interval",
     "between seeds",
     "minus control",
+    "characters",
     "training calls",
-    "tokens",
+    "dollars",
+    "tokens trained",
     "seconds",
 )
+FORM = 'verifier = ["json_schema:ticket.schema.json"]'
+FIELDS = 'verifier = ["json_schema:ticket.schema.json", "fields"]'
+FOUND = 'verifier = { use = "retrieval:documents.jsonl", k = 5 }'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One way to train: a recipe, what it imitates, and the verifier it is given."""
+    """One way to train: a recipe, what it imitates, the verifier it is given, and other tables of its config."""
 
     name: str
     recipe: str
+    prompts: int
     data: str = "prompts"
-    verifier: str = '["json_schema:ticket.schema.json", "fields"]'
+    verifier: str = FIELDS
+    student: str = ""
     train: str = f"steps = {STEPS}"
+    more: str = ""
 
 
-ARMS = (
-    Arm(name="sft", recipe="sft", verifier='["json_schema:ticket.schema.json"]'),
-    Arm(name="sft, answers that pass", recipe="sft"),
-    Arm(name=CONTROL, recipe="sft", data="references"),
-    Arm(name="isft", recipe="isft", train=f"rounds = 2\nsteps = {STEPS // 2}"),
-    Arm(name="rgt", recipe="rgt", train=f"rounds = 1\nsteps = {STEPS}"),
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """`control` is the arm that the others are held against."""
+
+    task: str
+    control: str
+    max_new_tokens: int
+    learning_rate: float
+    arms: tuple[Arm, ...]
+
+
+def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, verifier: str) -> tuple[Arm, ...]:
+    """Every kind of recipe, for about `calls` calls: an answer to each prompt, or fewer of them and what else it asks.
+
+    `drafts` prompts make so many calls where each failed draft is corrected; so do `demonstrations` with `feedback`.
+    """
+    rewarded = f"warmup_max = {WARMUP}\nsteps = {STEPS - WARMUP}\nvalidate_policy_every = 7"
+    shown = "[feedback]\ndemonstrations = true\n"
+    # Its own answers, a little sharper than it gives them, and nobody says which are good (SSD, arXiv 2604.01193).
+    sharper = "temperature = 0.6\ntop_p = 0.95"
+    own = '[feedback]\ncandidates_from = "student"'
+    return (
+        Arm(name="sft", recipe="sft", prompts=calls, verifier=verifier),
+        Arm(
+            name="own answers",
+            recipe="best_of_n",
+            prompts=calls,
+            verifier="",
+            student=sharper,
+            train=f"rounds = 1\ngroup_size = 1\nsteps = {STEPS}",
+            more=own,
+        ),
+        Arm(
+            name="best_of_n of the student",
+            recipe="best_of_n",
+            prompts=calls,
+            verifier=verifier,
+            train=f"rounds = 1\nsteps = {STEPS}",
+            more=own,
+        ),
+        Arm(name="dpo", recipe="dpo", prompts=calls, verifier=verifier, train=rewarded),
+        Arm(
+            name="dpo, snapshot",
+            recipe="dpo",
+            prompts=calls,
+            verifier=verifier,
+            train=rewarded,
+            more='[dpo]\nnegatives = "snapshot"',
+        ),
+        Arm(name="isft", recipe="isft", prompts=drafts, verifier=verifier, train=f"rounds = 1\nsteps = {STEPS}"),
+        Arm(
+            name="gad",
+            recipe="gad",
+            prompts=demonstrations,
+            verifier=verifier,
+            train=rewarded,
+            more=shown + feedback,
+        ),
+        Arm(name="grpo", recipe="grpo", prompts=calls, verifier=verifier, train=rewarded, more=shown),
+    )
+
+
+STUDIES = {
+    "references": Study(
+        task="emails",
+        control="sft on the references",
+        max_new_tokens=96,
+        learning_rate=8e-4,
+        arms=(
+            Arm(name="sft", recipe="sft", prompts=100, verifier=FORM),
+            Arm(name="sft, answers that pass", recipe="sft", prompts=100),
+            Arm(name="sft on the references", recipe="sft", prompts=100, data="references"),
+            Arm(name="isft", recipe="isft", prompts=100, train=f"rounds = 2\nsteps = {STEPS // 2}"),
+            Arm(name="rgt", recipe="rgt", prompts=100, train=f"rounds = 1\nsteps = {STEPS}"),
+        ),
+    ),
+    "emails": Study(
+        task="emails",
+        control="sft",
+        max_new_tokens=96,
+        learning_rate=8e-4,
+        arms=by_calls(
+            calls=160, drafts=112, demonstrations=104, feedback="preferences = 1\ncorrections = 2", verifier=FIELDS
+        ),
+    ),
+    "search": Study(
+        task="search",
+        control="sft",
+        max_new_tokens=32,
+        learning_rate=5e-4,
+        arms=by_calls(
+            calls=80, drafts=50, demonstrations=52, feedback="preferences = 0\ncorrections = 2", verifier=FOUND
+        ),
+    ),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--base-url", default="http://127.0.0.1:8077/v1")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", default="", help="first words of the arms to run, with commas")
+    parser.add_argument("--only", default="", help="names of the arms to run, with commas")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    study, folder = STUDIES[asked.study], asked.folder
     if not asked.table:
-        chosen = [arm for arm in ARMS if not asked.only or arm.name in asked.only.split(",")]
+        chosen = [arm for arm in study.arms if not asked.only or arm.name in asked.only.split(",")]
         for seed in map(int, asked.seeds.split(",")):
-            write_data(asked.folder, seed)
+            write_emails(folder, seed) if study.task == "emails" else write_questions(folder, seed)
             for arm in chosen:
-                run(asked.folder, arm, seed, asked.base_url)
-    print("\n".join(table(asked.folder)))
+                run(folder, study, arm, seed, asked.base_url)
+    print("\n".join(table(folder, study)))
 
 
-def write_data(folder: Path, seed: int) -> None:
+def write_questions(folder: Path, seed: int) -> None:
+    """The recorded questions: the same ones for every seed, all but the twenty that are held back."""
+    made = folder / "example"
+    if not made.is_dir():
+        write_search(made)
+    rows = [json.loads(line) for line in (made / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    files = {f"prompts-{seed}.jsonl": rows[20:], "validation.jsonl": rows[:20]}
+    for name, lines in files.items():
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for name in ("test.jsonl", "documents.jsonl"):
+        (folder / name).write_bytes((made / name).read_bytes())
+
+
+def write_emails(folder: Path, seed: int) -> None:
     """The same e-mails for every arm of a seed: without an answer, and with the reference as the answer."""
     found = importlib.util.spec_from_file_location("demo_data", HERE / "demo_data.py")
     assert found is not None
@@ -89,7 +208,7 @@ def write_data(folder: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held = {json.loads(line)["id"] for line in demo.files()["validation.jsonl"].splitlines()}
     rows = demo.rows("train", demo.SEED + seed, all_labelled=True)
-    train = [row for row in rows if row["id"] not in held][:PROMPTS]
+    train = [row for row in rows if row["id"] not in held]
     files = {
         f"prompts-{seed}.jsonl": train,
         f"references-{seed}.jsonl": [row | {"completion": demo.to_json(row["reference"])} for row in train],
@@ -101,18 +220,22 @@ def write_data(folder: Path, seed: int) -> None:
     (folder / "ticket.schema.json").write_text(demo.files()["ticket.schema.json"], encoding="utf-8")
 
 
-def run(folder: Path, arm: Arm, seed: int, base_url: str) -> None:
+def run(folder: Path, study: Study, arm: Arm, seed: int, base_url: str) -> None:
     """One arm with one seed, unless it is finished."""
-    out = folder / "runs" / f"{_slug(arm.name)}-{seed}"
+    name = f"{_slug(arm.name)}-{seed}"
+    out = folder / "runs" / name
     if (out / "report.json").is_file():
         return
-    config = folder / f"{_slug(arm.name)}-{seed}.toml"
+    lines = (folder / f"{arm.data}-{seed}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / f"{name}.jsonl").write_text("".join(lines[: arm.prompts]), encoding="utf-8")
+    config = folder / f"{name}.toml"
     config.write_text(
         f"""recipe = "{arm.recipe}"
 
 [student]
 model = "bundled"
-max_new_tokens = 96
+max_new_tokens = {study.max_new_tokens}
+{arm.student}
 
 [teacher]
 model = "openai:qwen2.5-coder-1.5b-instruct"
@@ -125,16 +248,19 @@ concurrency = 2
 terms = "Apache-2.0"
 
 [task]
-prompts = "{arm.data}-{seed}.jsonl"
+prompts = "{name}.jsonl"
 validation = "validation.jsonl"
 test = "test.jsonl"
-verifier = {arm.verifier}
+{arm.verifier}
 
 [train]
 {arm.train}
-learning_rate = 8e-4
+learning_rate = {study.learning_rate}
+policy_learning_rate = 1e-4
 validate_every = {STEPS // 2}
 seed = {seed}
+
+{arm.more}
 """,
         encoding="utf-8",
     )
@@ -142,20 +268,19 @@ seed = {seed}
         bbdistill.run(config, out=out, resume=(out / "config.json").is_file(), on_event=on_event)
 
 
-def table(folder: Path) -> Iterator[str]:
-    """Means over the seeds; intervals are bootstrapped over the test e-mails, each with its mean over the seeds."""
-    control = _scores(folder, CONTROL, "student")
+def table(folder: Path, study: Study) -> Iterator[str]:
+    """Means over the seeds; intervals are bootstrapped over the test prompts, each with its mean over the seeds."""
+    control = _scores(folder, study.control, "student")
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|---" * len(COLUMNS) + "|"
     for name in ("base", "teacher"):
-        found = {arm.name: rows for arm in ARMS if (rows := _scores(folder, arm.name, name))}
+        found = [rows for arm in study.arms if (rows := _scores(folder, arm.name, name)) and arm.verifier]
         if found:
-            yield _line(name, next(iter(found.values()))[:1], control, [])
-    for arm in ARMS:
+            yield _line(name, found[0][:1], control, [])
+    for arm in study.arms:
         rows = _scores(folder, arm.name, "student")
         if rows:
-            reports = [read_json(path) for path in _finished(folder, arm.name)]
-            yield _line(arm.name, rows, control, reports)
+            yield _line(arm.name, rows, control, [read_json(path) for path in _finished(folder, arm.name)])
 
 
 def _line(
@@ -165,26 +290,45 @@ def _line(
     reports: Sequence[dict[str, Any]],
 ) -> str:
     scores, known = _by_prompt(runs, "score"), _by_prompt(control, "score")
-    valid = statistics.mean(_by_prompt(runs, "valid").values())
     low, high = interval(list(scores.values()))
     means = [statistics.mean(row["score"] for row in rows if row["score"] is not None) for rows in runs]
     gains = [scores[name] - known[name] for name in scores if name in known]
     gain = f"{statistics.mean(gains):+.3f} ({interval(gains)[0]:+.3f} to {interval(gains)[1]:+.3f})" if gains else "-"
-    asked = [report["teacher"]["by_purpose"] for report in reports]
-    calls = [sum(row["calls"] for purpose, row in each.items() if purpose != "evaluation") for each in asked]
+    said = [len(row["completion"]) for rows in runs for row in rows if row["completion"] is not None]
     cells = [
         name,
         len(runs),
-        f"{valid:.3f}",
+        f"{statistics.mean(_by_prompt(runs, 'valid').values()):.3f}",
         f"{statistics.mean(scores.values()):.3f}",
         f"{low:.3f} - {high:.3f}",
         f"{min(means):.3f} - {max(means):.3f}",
         gain,
-        f"{statistics.mean(calls):.0f}" if calls else "-",
-        f"{statistics.mean(r['train']['tokens'] for r in reports):.0f}" if reports else "-",
-        f"{statistics.mean(r['train']['seconds'] for r in reports):.0f}" if reports else "-",
+        f"{statistics.mean(said):.0f}",
+        *_costs(reports),
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _costs(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Calls and dollars before the evaluation, tokens and seconds of training; means over the runs."""
+    if not reports:
+        return ["-"] * 4
+    calls, dollars = list[int](), list[float]()
+    for report in reports:
+        lines = [row for purpose, row in report["teacher"]["by_purpose"].items() if purpose != "evaluation"]
+        calls.append(sum(row["calls"] for row in lines))
+        used = Usage(
+            input_tokens=sum(row["input_tokens"] for row in lines),
+            output_tokens=sum(row["output_tokens"] for row in lines),
+        )
+        dollars.append(price(*PRICED_AS, used) or 0.0)
+    trained = [report["train"] for report in reports]
+    return [
+        f"{statistics.mean(calls):.0f}",
+        f"{statistics.mean(dollars):.3f}",
+        f"{statistics.mean(row['tokens'] for row in trained):.0f}",
+        f"{statistics.mean(row['seconds'] for row in trained):.0f}",
+    ]
 
 
 def _by_prompt(runs: Sequence[Sequence[dict[str, Any]]], key: str) -> dict[str, float]:

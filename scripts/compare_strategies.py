@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rationale-guided training (`rgt`) against `sft` on the very same corrections: 50, 100 and 200 of them, three seeds.
 
-    scripts/compare_recipes.py runs/compare --only rgt --seeds 0,1,2,3     gathers corrections and their strategies
+    scripts/compare_recipes.py references runs/compare --only rgt      gathers corrections and their strategies
     scripts/compare_strategies.py runs/compare                             trains and prints the table
 
 Both imitate x -> y for the same (x, y), in the same number of updates; `rgt` also imitates x -> [THINK] z [/THINK] y in

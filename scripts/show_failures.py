@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Makes three runs fail on purpose and prints when they fail, and when the monitors say so. Offline, on the demo's student.
+
+    scripts/show_failures.py FOLDER [--only NAME]     run what is missing, and print the table
+    scripts/show_failures.py FOLDER --table                        print what is there
+
+healthy      `gad` as it should be: nothing fails, and nothing should be told
+frozen       a discriminator that stops learning after its warm-up, and is the only reward (GAD's own ablation)
+temperature  a sampler at temperature 1.6, while the trainer computes at 1
+repetition   a reward for saying things again and again
+
+Nothing is stopped here (`train.on_collapse = "warn"`): a run has failed when its rollouts' field score, by the demo's
+verifier, has been under half of what it was at first for three steps in a row.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bbdistill
+from bbdistill import balance
+from bbdistill.configfile import load_config
+from bbdistill.console import watching
+from bbdistill.metrics import Event, StepDone
+from bbdistill.rundir import read_json
+from bbdistill.student import discriminator
+from bbdistill.task import load_task
+from bbdistill.types import Verdict
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 40
+IN_A_ROW = 3
+DEMO = ROOT / "bbdistill" / "demo" / "task.toml"
+TASK = load_task(load_config(DEMO))
+COLUMNS = ("run", "field score at first", "at last", "failed at", "warned at", "would be stopped at")
+LOVES_REPETITION = """
+def check(prompt, answer):
+    words = answer.split()
+    return 1 - len(set(words)) / len(words) if words else 0.0
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A way to fail: what is set beside the usual config."""
+
+    overrides: tuple[str, ...]
+    freezes: bool = False
+    """Whether the discriminator stops learning after its warm-up, and is trusted all the same."""
+
+
+USUAL = (
+    f"train.steps={STEPS}",
+    "train.prompts_per_step=4",
+    "train.group_size=4",
+    "train.validate_policy_every=1000",
+    "train.policy_learning_rate=3e-4",
+    "train.sft_weight=0.0",
+    'train.on_collapse="warn"',
+    "feedback.preferences=0",
+    "feedback.corrections=0",
+)
+SCENES = {
+    "healthy": Scene(overrides=("train.policy_learning_rate=1e-4", "train.sft_weight=1.0")),
+    "frozen": Scene(overrides=("reward.verifier=0.0", "discriminator.length_control=false"), freezes=True),
+    "temperature": Scene(overrides=("student.temperature=1.6",)),
+    "repetition": Scene(overrides=('recipe="grpo"', "feedback.demonstrations=true", "reward.discriminator=0.0")),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", choices=SCENES)
+    parser.add_argument("--table", action="store_true")
+    asked = parser.parse_args()
+    for name, scene in SCENES.items():
+        if not asked.table and asked.only in (None, name):
+            run(asked.folder, name, scene)
+    print("\n".join(table(asked.folder)))
+
+
+def run(folder: Path, name: str, scene: Scene) -> None:
+    """One scene, unless it is finished; the teacher's answers are those of the demo's recording."""
+    out = folder / name
+    if (out / "report.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    store = folder / "demo.db"
+    if not store.is_file():
+        shutil.copyfile(ROOT / "cache" / "demo.db", store)
+    (folder / "loves_repetition.py").write_text(LOVES_REPETITION)
+    verifier = (f'task.verifier="{folder.resolve()}/loves_repetition:check"',) if name == "repetition" else ()
+    config = load_config(DEMO, [*USUAL, f'teacher.cache="{store.resolve()}"', *scene.overrides, *verifier])
+    with watching() as show:
+
+        def on_event(event: Event) -> None:
+            show(event)
+            if scene.freezes and isinstance(event, StepDone) and event.stage == "discriminator":
+                if event.step_in_stage == event.steps_in_stage:
+                    discriminator.speeds = lambda _: (1.0, 0.0)
+
+        try:
+            bbdistill.run(config, out=out, resume=(out / "config.json").is_file(), on_event=on_event)
+        finally:
+            discriminator.speeds = balance.speeds
+
+
+def table(folder: Path) -> Iterator[str]:
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield "|---" * len(COLUMNS) + "|"
+    for name in SCENES:
+        if (folder / name / "report.json").is_file():
+            yield f"| {name} | {' | '.join(_row(folder / name))} |"
+
+
+def _row(run: Path) -> Iterator[str]:
+    """Steps are counted from the first with a reward."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = next(row["step"] for row in rows if row["stage"] == "policy")
+    scores = [_score(run / "rollouts" / f"step_{row['step']:06d}.jsonl") for row in rows if row["stage"] == "policy"]
+    start = statistics.mean(scores[:IN_A_ROW])
+    low = [score < start / 2 for score in scores]
+    failed = next((i + 1 for i in range(IN_A_ROW, len(low)) if all(low[i - IN_A_ROW + 1 : i + 1])), None)
+    yield f"{start:.3f}"
+    yield f"{statistics.mean(scores[-IN_A_ROW:]):.3f}"
+    yield f"step {failed}" if failed else "-"
+    alarms = read_json(run / "report.json")["alarms"]
+    for level in ("warn", "stop"):
+        found = [alarm for alarm in alarms if alarm["level"] == level]
+        yield f"step {found[0]['step'] - first + 1} (`{found[0]['monitor']}`)" if found else "-"
+
+
+def _score(file: Path) -> float:
+    """Mean score of a step's rollouts by the demo's own verifier, whatever they were rewarded for."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    verdicts = [TASK.verify(TASK.prompt(row["id"]), row["completion"][0]["content"]) for row in rows]
+    return statistics.mean(verdict.score for verdict in verdicts if isinstance(verdict, Verdict))
+
+
+if __name__ == "__main__":
+    main()
