@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes three runs fail on purpose and prints when they fail, and when the monitors say so. Offline, on the demo's student.
+"""Makes three runs fail on purpose and prints when they fail, and when the monitors say so. Offline, with the demo.
 
     scripts/show_failures.py FOLDER [--only NAME]     run what is missing, and print the table
     scripts/show_failures.py FOLDER --table                        print what is there
@@ -100,9 +100,9 @@ def run(folder: Path, name: str, scene: Scene) -> None:
 
         def on_event(event: Event) -> None:
             show(event)
-            if scene.freezes and isinstance(event, StepDone) and event.stage == "discriminator":
-                if event.step_in_stage == event.steps_in_stage:
-                    discriminator.speeds = lambda _: (1.0, 0.0)
+            done = isinstance(event, StepDone) and event.step_in_stage == event.steps_in_stage
+            if scene.freezes and done and event.stage == "discriminator":
+                discriminator.speeds = lambda _: (1.0, 0.0)
 
         try:
             bbdistill.run(config, out=out, resume=(out / "config.json").is_file(), on_event=on_event)
