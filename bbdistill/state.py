@@ -167,7 +167,7 @@ def _facts(example: PolicyExample) -> dict[str, Any]:
 
 
 def _blamed(prompt: Prompt, row: Mapping[str, Any]) -> PolicyExample:
-    drawn = {
+    drawn: dict[str, Any] = {
         **row["rollout"],
         "token_ids": tuple(row["rollout"]["token_ids"]),
         "logprobs": tuple(row["rollout"]["logprobs"]),

@@ -12,7 +12,7 @@ import bbdistill
 PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
-CORE = {"setup", "state", "finish", "train", "demonstrations", "collapse"}
+CORE = {"setup", "state", "finish", "train", "demonstrations", "sampling", "collapse"}
 API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter", "examples"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "demonstrations": BOTTOM | {"setup", "stages", "objectives", "teacher"},
     "train": BOTTOM
     | {"setup", "state", "teacher", "task", "plan", "stages", "objectives", "rewards", "lessons", "evaluate"}
-    | {"demonstrations", "measures", "collapse"},
+    | {"demonstrations", "sampling", "measures", "collapse"},
+    "sampling": BOTTOM | {"setup", "state", "teacher", "task", "stages", "objectives", "rewards"},
     "finish": BOTTOM
     | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "runner", "place"},
     "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},
