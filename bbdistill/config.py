@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import address_secret
 
-Recipe = Literal["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo"]
+Recipe = Literal["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo", "kd", "opd"]
 CacheMode = Literal["auto", "record", "replay", "off"]
 VERIFIERS_WITH_A_FILE = ("json_schema", "retrieval", "rubric")
 VERIFIERS = ("json_schema", "fields", "exact", "contains", "regex", "math", "python_tests", "retrieval", "rubric")
@@ -50,6 +50,7 @@ class PurposeCaps(Section):
     demonstrations: float | None = Field(None, gt=0)
     preferences: float | None = Field(None, gt=0)
     corrections: float | None = Field(None, gt=0)
+    scores: float | None = Field(None, gt=0)
     evaluation: float | None = Field(None, gt=0)
 
 
@@ -57,7 +58,10 @@ class ModelConfig(Section):
     """A hosted model and how it is asked: `[judge]`, and the greater part of `[teacher]`."""
 
     model: str
-    """`provider:model`; providers are `openai` (and any compatible server) and `anthropic`."""
+    """`provider:model`; providers are `openai` (and any compatible server) and `anthropic`.
+
+    Of `[teacher]` also `local:PATH`: a model in this process, a hub id, a directory, or an adapter of an earlier run.
+    """
     base_url: str | None = None
     """None = the provider's own address."""
     api_key_env: str | None = None
@@ -77,7 +81,7 @@ class ModelConfig(Section):
     max_tokens: int = Field(1024, ge=1)
     """Output limit of one call."""
     temperature: float | None = None
-    """None = not sent; current Claude models refuse it."""
+    """None = not sent; current Claude models refuse it. A local teacher is then greedy."""
     input_usd_per_mtok: float | None = Field(None, ge=0)
     output_usd_per_mtok: float | None = Field(None, ge=0)
     """Your own prices in dollars per million tokens, where the price table is wrong or does not know the model."""
@@ -86,17 +90,29 @@ class ModelConfig(Section):
 
     @property
     def prices(self) -> tuple[float, float] | None:
-        """The user's own prices, if any: dollars per million tokens in and out."""
+        """The user's own prices, if any: dollars per million tokens in and out. A model in this process is free."""
+        if self.is_local:
+            return 0.0, 0.0
         if self.input_usd_per_mtok is None or self.output_usd_per_mtok is None:
             return None
         return self.input_usd_per_mtok, self.output_usd_per_mtok
+
+    @property
+    def model_name(self) -> str:
+        """Without the provider."""
+        return self.model.partition(":")[2]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a model in this process."""
+        return self.model.startswith("local:")
 
     @field_validator("model")
     @classmethod
     def _provider_known(cls, model: str) -> str:
         provider, colon, name = model.partition(":")
-        if not colon or not name or provider not in ("openai", "anthropic"):
-            raise ValueError("expected `openai:MODEL` or `anthropic:MODEL`")
+        if not colon or not name or provider not in ("openai", "anthropic", "local"):
+            raise ValueError("expected `openai:MODEL`, `anthropic:MODEL` or `local:PATH`")
         return model
 
     @field_validator("api_key_env")
@@ -250,6 +266,19 @@ class DPOConfig(Section):
     """Rejected answers: the student's as it is, or, drawn once, as it was before the first preference step."""
 
 
+class DistillConfig(Section):
+    """The distillation term of `kd` and `opd`."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """Between the teacher's next tokens and the student's."""
+    beta: float = Field(0.5, gt=0, lt=1)
+    """Of `jsd`: towards 0 it is the forward, towards 1 the reverse divergence."""
+    top_k: int = Field(20, ge=1)
+    """The teacher's likeliest tokens that are compared one by one; all others together are one more outcome."""
+    scores: Literal["given", "own"] = "given"
+    """Of `kd` with a server: whether it scores given texts (`prompt_logprobs`), or only what it writes (`logprobs`)."""
+
+
 class DiscriminatorConfig(Section):
     warmup_steps: int = Field(4, ge=0)
     """Steps that train the discriminator alone, on the warmed-up student, before its score is used as a reward."""
@@ -292,6 +321,7 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()  # pyright: ignore[reportCallIssue]
     policy: PolicyConfig = PolicyConfig()  # pyright: ignore[reportCallIssue]
     dpo: DPOConfig = DPOConfig()  # pyright: ignore[reportCallIssue]
+    distill: DistillConfig = DistillConfig()  # pyright: ignore[reportCallIssue]
     discriminator: DiscriminatorConfig = DiscriminatorConfig()  # pyright: ignore[reportCallIssue]
     feedback: FeedbackConfig = FeedbackConfig()  # pyright: ignore[reportCallIssue]
 
@@ -313,6 +343,17 @@ class RunConfig(Section):
             raise ValueError("`reward.preference` needs comparisons; raise `feedback.preferences`")
         if self.train.group_size < 2:
             raise ValueError("advantages are differences within a group; set `train.group_size` to 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_scores(self) -> Self:
+        provider = self.teacher.model.partition(":")[0]
+        if self.judge is not None and self.judge.is_local:
+            raise ValueError("`judge.model`: a model in this process can be the teacher, not the judge")
+        if self.recipe in ("kd", "opd") and provider == "anthropic":
+            raise ValueError(f"`{self.recipe}` needs log-probs, which this API never gives; use `coach` or `isft`")
+        if self.recipe == "opd" and self.distill.scores == "own":
+            raise ValueError("`opd` needs a teacher that scores the student's texts: `distill.scores` must be `given`")
         return self
 
     def require_student(self) -> StudentConfig:

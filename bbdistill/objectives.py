@@ -14,11 +14,13 @@ from bbdistill.types import (
     Abstain,
     Correction,
     Demonstration,
+    DistillExample,
     PolicyExample,
     Preference,
     Prompt,
     RankedPair,
     Rollout,
+    ScoredToken,
     SFTExample,
     Verdict,
     Verify,
@@ -31,6 +33,7 @@ Spot = tuple[int, int]
 """(prompt, sample)."""
 Lessons = Mapping[str, Sequence[SFTExample]]
 """What may be imitated, by prompt id."""
+Scores = tuple[ScoredToken, ...]
 Fits = Callable[[Prompt, str], bool]
 """Whether the student could say a text within its limit."""
 AUDIT_EVERY = 4
@@ -153,6 +156,34 @@ def ranked_pairs(
 def preference_batch(pairs: Sequence[RankedPair], weight: float) -> list[RankedPair]:
     """The pairs with the stage's weight; none where the preference term is off."""
     return [replace(pair, weight=weight * pair.weight) for pair in pairs] if weight else []
+
+
+def whole(rollouts_P_G: Rollouts) -> list[Rollout]:
+    """Those that came to their end: what would have followed the others is unknown."""
+    return [rollout for rollout in itertools.chain(*rollouts_P_G) if rollout.stop_reason == "stop"]
+
+
+def distill_batch(
+    prompts: Sequence[Prompt],
+    rollouts_P_G: Rollouts,
+    demonstrations: Mapping[str, Demonstration],
+    scores: Sequence[Scores | Abstain],
+    stage: Stage,
+) -> list[DistillExample]:
+    """The scored answers of the step, less those that the teacher could not score."""
+    said: list[tuple[Prompt, str | tuple[int, ...]]] = []
+    match stage.distils:
+        case "demonstrations":
+            said = [(p, demonstrations[p.id].completion) for p in prompts if p.id in demonstrations]
+        case "rollouts":
+            said = [(rollout.prompt, rollout.token_ids) for rollout in whole(rollouts_P_G)]
+        case None:
+            pass
+    return [
+        DistillExample(prompt=prompt, completion=completion, scored=scored)
+        for (prompt, completion), scored in zip(said, scores, strict=True)
+        if not isinstance(scored, Abstain)
+    ]
 
 
 def edited(draft: str, text: str) -> list[tuple[int, int]]:

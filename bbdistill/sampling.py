@@ -1,19 +1,19 @@
 """What a step draws and asks: prompts, rollouts, questions, each committed to the plan before it is acted on."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from bbdistill.objectives import Pair, Spot, choose_corrections, choose_pairs
+from bbdistill.objectives import Pair, Spot, choose_corrections, choose_pairs, whole
 from bbdistill.rewards import told_apart
 from bbdistill.setup import Run
 from bbdistill.stages import Stage, refill_prompts, step_prompts
 from bbdistill.state import TrainState
 from bbdistill.task import verify_each
 from bbdistill.teacher.ask import Feedback, Questions, ask
-from bbdistill.types import Abstain, Prompt, Rollout, Verdict
+from bbdistill.types import Abstain, Demonstration, Prompt, Rollout, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,8 @@ class Sampled(Drawn):
 class Sampler:
     """Draws for the steps of a run, from where its state stands."""
 
-    def __init__(self, run: Run, state: TrainState) -> None:
-        self.run, self.state = run, state
+    def __init__(self, run: Run, state: TrainState, demonstrations: Mapping[str, Demonstration]) -> None:
+        self.run, self.state, self.demonstrations = run, state, demonstrations
         self._ahead: dict[int, Sampled] = {}
         self._snapshot: dict[str, list[Rollout]] = {}
 
@@ -77,9 +77,21 @@ class Sampler:
             revising=stage.revising,
             candidates=tuple(drawn.prompts) if stage.candidates else (),
             per_prompt=stage.candidates,
+            texts=self._scored(stage, drawn),
         )
-        answers = run.submit(ask(run.teacher, run.judge, questions, run.task.verify))
+        answers = run.submit(ask(run.teacher, run.judge, run.scorer, questions, run.task.verify))
         return Sampled(prompts=drawn.prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
+
+    def _scored(self, stage: Stage, drawn: Drawn) -> tuple[tuple[Prompt, str], ...]:
+        """Answers whose tokens the teacher is asked to score, in the order in which `distill_batch` takes them."""
+        match stage.distils:
+            case "demonstrations":
+                known = self.demonstrations
+                return tuple((prompt, known[prompt.id].completion) for prompt in drawn.prompts if prompt.id in known)
+            case "rollouts":
+                return tuple((r.prompt, r.completion) for r in whole(drawn.rollouts))
+            case None:
+                return ()
 
     def _draw(self, stage: Stage, step: int, stage_step: int) -> Drawn:
         """The step's prompts with their rollouts; others beside them for those that the verifier cannot tell apart."""

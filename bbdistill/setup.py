@@ -11,6 +11,7 @@ from bbdistill.client.loop import LoopThread
 from bbdistill.config import RunConfig, Settings
 from bbdistill.configfile import dump_config
 from bbdistill.errors import RunError, RunStopped
+from bbdistill.local import open_local
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.place import Place
 from bbdistill.plan import Plan
@@ -23,6 +24,7 @@ from bbdistill.task import Task
 from bbdistill.teacher.connect import connect
 from bbdistill.teacher.judge import teacher_and_judge
 from bbdistill.teacher.ledger import ENOUGH
+from bbdistill.teacher.scorer import GivenScorer, NoScorer, OwnScorer, Scorer
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice
 
@@ -47,6 +49,8 @@ class Run:
     """Who compares; the teacher itself where the config names no other."""
     student: Student
     discriminator: Discriminator | NoDiscriminator
+    scorer: Scorer
+    """Who says how likely the teacher finds a text, where the recipe asks for that."""
     loop: LoopThread
     on_event: OnEvent
     stop: threading.Event
@@ -118,6 +122,7 @@ def open_run(
     start = config.require_student().adapter
     if start is not None:
         load_adapter(student, start)
+    local = open_local(config.teacher.model_name, top_k=config.distill.top_k) if config.teacher.is_local else None
     connection = connect(
         config.teacher,
         judge=config.judge_config if config.judge else None,
@@ -126,6 +131,7 @@ def open_run(
         keys=place.keys,
         run=place.run,
         facts={"config": dump_config(config)},
+        local=local,
     )
     teacher, judge = teacher_and_judge(config, connection)
     loop = LoopThread()
@@ -145,6 +151,7 @@ def open_run(
             judge=judge,
             student=student,
             discriminator=discriminator,
+            scorer=local or _scorer(config, teacher),
             loop=loop,
             on_event=on_event,
             stop=stop,
@@ -155,6 +162,13 @@ def open_run(
     finally:
         loop.run(connection.close())
         loop.close()
+
+
+def _scorer(config: RunConfig, teacher: Teacher) -> Scorer:
+    if config.recipe not in ("kd", "opd"):
+        return NoScorer()
+    make = OwnScorer if config.distill.scores == "own" else GivenScorer
+    return make(teacher, top_k=config.distill.top_k)
 
 
 def note_other_student(run: Run) -> None:

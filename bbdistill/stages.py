@@ -38,6 +38,10 @@ class Stage:
     sft_weight: float = 1.0
     policy_weight: float = 0.0
     preference_weight: float = 0.0
+    compares: bool = False
+    """Whether rollouts are held against the teacher's answers, by a discriminator or in the preference term."""
+    distils: Literal["demonstrations", "rollouts"] | None = None
+    """Which answers the teacher scores token by token, for the student to learn its distributions from."""
     preferences: int = 0
     corrections: int | None = 0
     """Rollouts that are corrected in each step, the worst first; None = all that do not pass the verifier."""
@@ -54,17 +58,18 @@ class Stage:
     @property
     def supervised(self) -> bool:
         """Whether demonstrations are all it learns from: the state after the last such stage is "SFT-only"."""
-        return self.lessons == "demonstrations" and not self.group_size
+        return self.lessons == "demonstrations" and not self.group_size and self.distils is None
 
     @property
     def rewarded(self) -> bool:
         """Whether it may also make the student worse at what it could do before: more than imitation."""
-        return self.policy_weight > 0 or self.preference_weight > 0
+        return self.policy_weight > 0 or self.preference_weight > 0 or self.distils == "rollouts"
 
     @property
     def shows(self) -> bool:
-        """Whether it needs the teacher's answers to its prompts: to imitate them, or to hold them against rollouts."""
-        return self.lessons == "demonstrations" or (self.group_size > 0 and self.gathers is None)
+        """Whether it needs the teacher's answers to its prompts."""
+        imitated = self.lessons == "demonstrations" and self.sft_weight > 0
+        return imitated or self.compares or self.distils == "demonstrations"
 
     def rate(self, step: int) -> float:
         """Falls linearly to a tenth over the stage."""
@@ -108,6 +113,17 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
                     "nothing; set `feedback.demonstrations = true`, or raise `feedback.preferences`"
                 )
             return tuple(stage for stage in (warmup, _preference(config, shown or ids)) if stage.steps > 0)
+        case "kd":
+            if not shown:
+                raise ConfigError(
+                    "there is nothing to distil: no training prompt has a `completion`, and the teacher is not asked "
+                    "for any; set `feedback.demonstrations = true`"
+                )
+            dense = replace(supervised, name="kd", distils="demonstrations", sft_weight=train.sft_weight)
+            return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
+        case "opd":
+            dense = replace(_policy(config, ids), name="opd", policy_weight=0.0, distils="rollouts", refills=0)
+            return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "best_of_n" | "isft" | "rgt" | "process":
             rounds = itertools.chain(*(_round(config, ids, number) for number in range(train.rounds)))
             return tuple(stage for stage in (warmup, *rounds) if stage.steps > 0)
@@ -130,6 +146,7 @@ def _discriminator(config: RunConfig, ids: Sequence[str]) -> Stage:
         prompts=train.prompts_per_step,
         lessons=None,
         group_size=train.group_size,
+        compares=config.reward.discriminator > 0,
         learning_rate=train.policy_learning_rate,
         validate_every=0,
         patience=0,
@@ -163,6 +180,7 @@ def _preference(config: RunConfig, ids: Sequence[str]) -> Stage:
         frozen=snapshot,
         group_size=1 if snapshot else config.train.group_size,
         refills=0,
+        compares=True,
         policy_weight=0.0,
         preference_weight=1.0,
     )

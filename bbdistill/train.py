@@ -23,6 +23,7 @@ from bbdistill.objectives import (
     Spot,
     as_lessons,
     blame_batch,
+    distill_batch,
     edited,
     policy_batch,
     preference_batch,
@@ -46,7 +47,7 @@ class Trainer:
         self.run, self.state, self.demonstrations = run, state, demonstrations
         self._demonstrated = as_lessons(demonstrations.values())
         self._metrics_file = MetricsFile(run.directory.metrics, after_step=state.step)
-        self._sampler = Sampler(run, state)
+        self._sampler = Sampler(run, state, demonstrations)
         self._lengths = {d.prompt.id: run.student.length(d.prompt, d.completion) for d in demonstrations.values()}
         self._ledger = run.teacher.ledger.state()
 
@@ -93,6 +94,7 @@ class Trainer:
             ],
             sft_batch(sampled.prompts, self._lessons(stage), feedback.accepted, stage),
             preference_batch(pairs, stage.preference_weight),
+            distill_batch(sampled.prompts, sampled.rollouts, self.demonstrations, feedback.scores, stage),
             learning_rate=rate,
         )
         metrics |= run.discriminator.update(pairs)

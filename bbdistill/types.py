@@ -14,7 +14,7 @@ Message: TypeAlias = Mapping[str, Any]
 StopReason = Literal["stop", "length"]
 PairSource = Literal["teacher", "preference", "correction", "pool"]
 """Why one is better: it is the teacher's ("pool": against an earlier student), a judge said so, it mends the other."""
-Purpose = Literal["demonstrations", "preferences", "corrections", "evaluation"]
+Purpose = Literal["demonstrations", "preferences", "corrections", "scores", "evaluation"]
 """What a teacher is asked for."""
 
 
@@ -198,6 +198,26 @@ class SFTExample:
     """Characters of `text` that carry weight: what comes before is context. None = all of it, and its end of turn."""
     strategy: str = ""
     """Said before the text, between strategy tags; empty = the text alone, without tags."""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredToken:
+    """One of the teacher's tokens of a text, in the bytes it adds; None = the end of the turn. Log-probs in nats."""
+
+    piece: bytes | None
+    logprob: float
+    top: tuple[tuple[bytes | None, float], ...] = ()
+    """The tokens that it finds likeliest in this place, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillExample:
+    """A completion, as text or as the very tokens that were drawn, and how likely the teacher finds its tokens."""
+
+    prompt: Prompt
+    completion: str | tuple[int, ...]
+    scored: tuple[ScoredToken, ...]
     weight: float = 1.0
 
 

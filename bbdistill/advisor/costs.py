@@ -57,7 +57,7 @@ def hours(config: RunConfig, task: Task, found: Findings) -> float | None:
         rollouts = _prompts(stage) * stage.group_size
         drawn += (rollouts + _validations(stage) * len(task.validation)) * draft
         trained += READ * _read(stage, draft, answer) + _learned(stage, config, draft, answer)
-        if stage.shows and config.reward.discriminator:  # it scores the rollouts, and learns from them
+        if stage.compares and config.reward.discriminator:  # it scores the rollouts, and learns from them
             trained += (READ + RANKED) * rollouts * draft
     # The base and the best student answer the test prompts, and what the demonstrations alone came to.
     answering = 3 if any(stage.supervised for stage in run) else 2
@@ -84,6 +84,10 @@ def _learned(stage: Stage, config: RunConfig, draft: float, answer: float) -> fl
     rewarded = stage.group_size * draft * config.policy.updates if stage.policy_weight else 0.0
     if stage.preference_weight:
         rewarded = (stage.group_size * draft + answer) * (1 + READ)  # both answers, and the snapshot's view of them
+    if stage.distils == "demonstrations":
+        lesson += answer
+    elif stage.distils == "rollouts":
+        rewarded = stage.group_size * draft
     corrections = min(stage.corrections or 0, stage.prompts * stage.group_size)
     return stage.steps * (stage.prompts * (lesson + rewarded) + corrections * answer)
 

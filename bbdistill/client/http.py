@@ -88,7 +88,7 @@ class Stack:
     @property
     def offline(self) -> Callable[[Call], Reply] | None:
         """Answers on the caller's own thread, without a loop; None where calls may go out."""
-        return self.replay.recorded if self.replay is not None and self._socket is None else None
+        return self.replay.recorded if self.replay is not None and self.budget is None else None
 
     async def drain(self) -> None:
         """Sends nothing more of what was asked so far, and waits until all that is on the wire is stored."""
@@ -112,16 +112,18 @@ def open_stack(
     repeat: Repeat = "same",
     settings: ClientSettings | None = None,
     beside: Stack | None = None,
+    bottom: Handler | None = None,
 ) -> Stack:
     """The stack of a mode. `run` is who uses the calls, `source_run` whom a replay repeats (None: the newest run).
 
-    `beside` is another stack of the same run: what both spend counts under one cap.
+    `beside` is another stack of the same run: what both spend counts under one cap. `bottom` answers in the place of
+    the network.
     """
     settings = settings or ClientSettings()
     if mode == "off":
-        socket = _socket(settings)
+        socket, end = _end(settings, bottom)
         purse = _purse(settings, (), beside)
-        live, gate, budget = _live(socket, settings, purse)
+        live, gate, budget = _live(end, settings, purse)
         return Stack(live, socket=socket, retry=live, gate=gate, budget=budget)
     if store is None:
         raise ConfigError(f"mode `{mode}` needs a store; give its path, or use mode `off`")
@@ -129,18 +131,22 @@ def open_stack(
         source_run = _known_run(store, source_run)
         replay = Replay(None, store, mode=mode, source_run=source_run, teacher=settings.teacher_id, repeat=repeat)
         return Stack(replay, replay=replay)
-    socket = _socket(settings)
+    socket, end = _end(settings, bottom)
     spent = store.spend(run) if run is not None else ()
     writer = Writer(store)
     log = _attempt_log(store, writer, run)
     purse = _purse(settings, spent, beside)
-    live, gate, budget = _live(Finish(socket), settings, purse, on_attempt=log)
+    live, gate, budget = _live(Finish(end), settings, purse, on_attempt=log)
     replay = Replay(live, store, mode=mode, run=run, teacher=settings.teacher_id, repeat=repeat, writer=writer)
     return Stack(replay, replay=replay, socket=socket, retry=live, gate=gate, budget=budget)
 
 
-def _socket(settings: ClientSettings) -> Socket:
-    return Socket(concurrency=settings.concurrency, timeout_s=settings.timeout_s)
+def _end(settings: ClientSettings, bottom: Handler | None) -> tuple[Socket | None, Handler]:
+    """The network, if it is that, and where calls end."""
+    if bottom is not None:
+        return None, bottom
+    socket = Socket(concurrency=settings.concurrency, timeout_s=settings.timeout_s)
+    return socket, socket
 
 
 def _purse(settings: ClientSettings, spent: Sequence[SpendRow], beside: Stack | None) -> Purse:

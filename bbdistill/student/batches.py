@@ -67,6 +67,15 @@ def completion_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
     return torch.zeros_like(batch.mask, dtype=found.dtype).masked_scatter(real, found)
 
 
+def completion_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """(n, H) final hidden states that predict the n completion tokens of `batch`, row by row."""
+    if as_tree(model):
+        return _tree_hidden(model, batch.rows)
+    inputs = _padded([row.ids[:-1] for row in batch.rows], torch.long).to(model.device)
+    hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state  # (B, N, H)
+    return hidden[_predicts(batch.rows).to(model.device)]
+
+
 def last_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     """(B, H) final hidden state of each row's last token."""
     if as_tree(model):
@@ -116,6 +125,10 @@ def limits_of(device: torch.device) -> Limits:
 
 
 def _tree_logprobs(model: PreTrainedModel, rows: Sequence[Row], targets: Tensor) -> Tensor:
+    return head_logprobs(_tree_hidden(model, rows), output_head(model).weight, targets)
+
+
+def _tree_hidden(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     # The last token of a row predicts nothing.
     tree = lay_out([Row(prompt=row.prompt, completion=row.completion[:-1]) for row in rows], model.device)
     places = [
@@ -123,8 +136,7 @@ def _tree_logprobs(model: PreTrainedModel, rows: Sequence[Row], targets: Tensor)
         for row, span in zip(rows, tree.spans, strict=True)
         for place in (span.prompt_end, *range(span.start, span.start + span.length))[: len(row.completion)]
     ]
-    hidden = _hidden(model, tree)[torch.tensor(places, dtype=torch.long, device=model.device)]
-    return head_logprobs(hidden, output_head(model).weight, targets)
+    return _hidden(model, tree)[torch.tensor(places, dtype=torch.long, device=model.device)]
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
@@ -136,9 +148,13 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
 
 def _padded_logprobs(model: PreTrainedModel, rows: Sequence[Row], targets: Tensor) -> Tensor:
     inputs = _padded([row.ids[:-1] for row in rows], torch.long).to(model.device)
-    predicts = _padded([[False] * (len(row.prompt) - 1) + [True] * len(row.completion) for row in rows], torch.bool)
-    logits = model(input_ids=inputs, use_cache=False, logits_to_keep=predicts.to(model.device)).logits
+    logits = model(input_ids=inputs, use_cache=False, logits_to_keep=_predicts(rows).to(model.device)).logits
     return token_logprobs(logits.flatten(0, -2), targets)
+
+
+def _predicts(rows: Sequence[Row]) -> Tensor:
+    """(B, N) where a completion token comes next."""
+    return _padded([[False] * (len(row.prompt) - 1) + [True] * len(row.completion) for row in rows], torch.bool)
 
 
 def _hidden(model: PreTrainedModel, tree: Tree) -> Tensor:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -15,9 +16,10 @@ from bbdistill.student.discriminator import DISCRIMINATOR, TRIPWIRE, Discriminat
 from bbdistill.student.model import Base, load_base, load_chat
 from bbdistill.student.optimiser import Optimiser
 from bbdistill.student.sample import Sampled, sample
+from bbdistill.student.soft import DistillTerm, SoftUnit, soft_units
 from bbdistill.student.terms import PolicyTerm, PreferenceTerm, SFTTerm
 from bbdistill.student.tree import Row
-from bbdistill.types import PolicyExample, Prompt, RankedPair, Rollout, SFTExample
+from bbdistill.types import DistillExample, PolicyExample, Prompt, RankedPair, Rollout, SFTExample
 
 POLICY, SNAPSHOT = "policy", "snapshot"
 
@@ -111,26 +113,29 @@ class Student:
         policy: Sequence[PolicyExample],
         sft: Sequence[SFTExample],
         pairs: Sequence[RankedPair] = (),
+        soft: Sequence[DistillExample] = (),
         *,
         learning_rate: float,
     ) -> dict[str, float]:
-        """One optimiser step on three terms, or `policy.updates` of them where there are rollouts.
+        """One optimiser step on four terms, or `policy.updates` of them where there are rollouts.
 
-        The policy gradient of `policy` and the NLL of `sft`, both means over their tokens, and DPO on `pairs`, a mean
-        over them. Rollouts that were cut off (`stop_reason` "length") are left out of the first: what would have come
+        The policy gradient of `policy` and the NLL of `sft`, both means over their tokens, DPO on `pairs`, a mean
+        over them, and the divergence from the teacher on `soft`, a mean over their units. Rollouts that were cut off (`stop_reason` "length") are left out of the first: what would have come
         after is unknown. With nothing to learn from there is no step and no metrics.
         """
         whole = [example for example in policy if example.rollout.stop_reason == "stop"]
         penalised = self._config.policy.kl == "k2_loss" and self._config.policy.kl_coef > 0
         moving = bool(whole) and (penalised or any(example.advantage != 0 for example in whole))
-        if not (moving or sft or pairs):
+        scored, unaligned = self._aligned(soft)
+        if not (moving or sft or pairs or scored):
             return {}
         terms = [
             *([self._policy_term(whole)] if moving else []),
             *([SFTTerm(self.base.model, [self._shown(e) for e in sft], [e.weight for e in sft])] if sft else []),
             *([self._preference_term(pairs)] if pairs else []),
+            *([self._distill_term(scored)] if scored else []),
         ]
-        metrics: dict[str, float] = {}
+        metrics = {"distill/unaligned": unaligned / len(soft)} if soft else {}
         for _ in range(self._config.policy.updates if moving else 1):
             with self.adapters.use(POLICY, train=True):
                 for term in terms:
@@ -179,6 +184,22 @@ class Student:
         ]
         beta = self._config.dpo.beta
         return PreferenceTerm(self.base.model, self.adapters, self._snapshot(), pairs, rows, beta=beta)
+
+    def _aligned(
+        self, soft: Sequence[DistillExample]
+    ) -> tuple[list[tuple[DistillExample, Row, list[SoftUnit]]], int]:
+        """Examples with their units, and how many there are of which the teacher's tokens spell another text."""
+        found: list[tuple[DistillExample, Row, list[SoftUnit]]] = []
+        for example in soft:
+            row = self._row(example.prompt, example.completion, tags=self.tags)
+            with suppress(ValueError):
+                found.append((example, row, soft_units(row.completion, example.scored, self.base.chat.spelling)))
+        return found, len(soft) - len(found)
+
+    def _distill_term(self, scored: Sequence[tuple[DistillExample, Row, list[SoftUnit]]]) -> DistillTerm:
+        examples, rows, units = zip(*scored, strict=True)
+        weights = [example.weight for example in examples]
+        return DistillTerm(self.base.model, rows, units, weights, self._config.distill)
 
     def _snapshot(self) -> str:
         """The adapter that keeps the student as it was when this was first asked for."""

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from bbdistill.errors import ConfigError
+from bbdistill.student.spelling import Spelling
 from bbdistill.types import Message
 
 PROBE = ({"role": "user", "content": "a"},)
@@ -40,7 +42,8 @@ class Chat:
         self.eos_ids: frozenset[int] = frozenset([*end_of_turn, *([own] if isinstance(own, int) else [])])
         self.eos_texts: dict[str, int] = {str(tokenizer.convert_ids_to_tokens(id)): id for id in self.eos_ids}
         self.pad_id = padding if isinstance(padding, int) else min(self.eos_ids, default=0)
-        self.completion_ids(PROBE, "b")
+        self.end = self.completion_ids(PROBE, "b")[-1]
+        """What the template ends a turn with."""
 
     def prompt_ids(self, messages: Sequence[Message], *, tags: bool = False) -> list[int]:
         """What stands before the first completion token: conversation, generation prompt, with `tags` empty ones."""
@@ -82,6 +85,11 @@ class Chat:
         """
         ends = [len(self.decode(ids[: count + 1]).rstrip(_TORN)) for count in range(len(ids))]
         return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """Which bytes its tokens stand for. ConfigError for a kind of tokenizer that is not known."""
+        return Spelling(self.tokenizer, [self.end, *sorted(self.eos_ids - {self.end})])
 
     def save(self, directory: Path, *, tags: bool) -> None:
         """Writes the tokenizer for use elsewhere; with `tags` its template has every answer stand behind empty ones."""

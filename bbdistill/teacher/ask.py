@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bbdistill.teacher.judge import check_winner
 from bbdistill.teacher.revise import Reviser
+from bbdistill.teacher.scorer import Scorer, Scores
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import (
     ONCE,
@@ -34,6 +35,8 @@ class Questions:
     candidates: tuple[Prompt, ...] = ()
     per_prompt: int = 0
     """Answers asked for each of `candidates`."""
+    texts: tuple[tuple[Prompt, str], ...] = ()
+    """Answers whose tokens the teacher scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class Feedback:
     """Rollouts that the teacher gave nothing usable on; they are not among the corrections."""
     candidates: tuple[tuple[Demonstration, ...], ...] = ()
     """For each prompt; those that the teacher abstained from are left out."""
+    scores: tuple[Scores | Abstain, ...] = ()
 
     @property
     def preferences(self) -> tuple[Preference, ...]:
@@ -57,13 +61,16 @@ class Feedback:
         return tuple(correction for correction in self.corrections if correction.accepted_by)
 
 
-async def ask(teacher: Teacher, judge: Teacher, questions: Questions, verify: Verify) -> Feedback:
+async def ask(
+    teacher: Teacher, judge: Teacher, scorer: Scorer, questions: Questions, verify: Verify
+) -> Feedback:
     """Everything in flight together; the client's gate decides how much of it at once."""
     reviser = Reviser(teacher, judge, verify, questions.revising)
-    judgements, mended, candidates = await asyncio.gather(
+    judgements, mended, candidates, scores = await asyncio.gather(
         asyncio.gather(*(_compare(judge, a, b, verify) for a, b in questions.pairs)),
         asyncio.gather(*(reviser.mend(rollout, verdict) for rollout, verdict in questions.corrections)),
         asyncio.gather(*(_candidates(teacher, prompt, questions.per_prompt) for prompt in questions.candidates)),
+        scorer.score(questions.texts),
     )
     asked = [rollout for rollout, _ in questions.corrections]
     return Feedback(
@@ -71,6 +78,7 @@ async def ask(teacher: Teacher, judge: Teacher, questions: Questions, verify: Ve
         corrections=tuple(answer for answer in mended if isinstance(answer, Correction)),
         unanswered=tuple((r, a) for r, a in zip(asked, mended, strict=True) if isinstance(a, Abstain)),
         candidates=tuple(candidates),
+        scores=tuple(scores),
     )
 
 

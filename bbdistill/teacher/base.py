@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
+from bbdistill.client.call import Handler
 from bbdistill.client.values import Json, as_object, parse
 from bbdistill.types import Message
 
@@ -87,6 +88,15 @@ class BatchApi(Protocol):
 
     async def replies(self, remote_id: str) -> list[BatchReply]:
         """Of an ended batch; requests may be missing, and what cannot be read is left out."""
+        ...
+
+
+class InProcess(Handler, Protocol):
+    """A model in this process, which answers in the place of the network."""
+
+    @property
+    def id(self) -> str:
+        """Names its very weights."""
         ...
 
 

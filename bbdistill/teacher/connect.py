@@ -18,13 +18,16 @@ from bbdistill.client.store import Store
 from bbdistill.config import CacheMode, TeacherConfig
 from bbdistill.errors import ConfigError
 from bbdistill.teacher import anthropic, openai
-from bbdistill.teacher.base import Provider
+from bbdistill.teacher.base import InProcess, Provider
 from bbdistill.teacher.credentials import key_of
 from bbdistill.types import Usage
 
+LOCAL = "http://local.invalid/v1"
+"""Where a model in this process answers; no request for it reaches a network."""
 _PROVIDERS: dict[str, tuple[Callable[..., Provider], str]] = {
     "openai": (openai.OpenAIChat, "https://api.openai.com/v1"),
     "anthropic": (anthropic.AnthropicMessages, "https://api.anthropic.com"),
+    "local": (openai.OpenAIChat, LOCAL),
 }
 
 
@@ -110,8 +113,11 @@ def connect(
     keys: Sequence[str] | None = None,
     run: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    local: InProcess | None = None,
 ) -> Connection:
     """Opens the store and builds the stacks. In replay nothing is written and no socket can be opened.
+
+    `local` answers for a teacher in this process.
 
     `keys` are what `ready` gave, where it was asked before. `run` names the training run that asks, and `facts` go into
     its row; without one, the newest run of any kind is replayed, and what is asked is noted under a new name.
@@ -120,7 +126,9 @@ def connect(
         keys = ready(config, judge=judge, mode=mode, replay=replay)
     replayed = _replayed(config, mode, replay)
     if replayed is not None:
-        return _replaying(config, judge, *replayed, planned=run is not None)
+        return _replaying(config, judge, *replayed, planned=run is not None, local=local)
+    if config.is_local and local is None:
+        raise ConfigError(f"`{config.model}` is a model in this process, which only `bbdistill run` opens")
     models = [config] if judge is None else [config, judge]
     store = None if mode == "off" else Store(config.cache)
     if store is not None:
@@ -128,26 +136,34 @@ def connect(
     stacks: list[Stack] = []
     for model in models:
         beside = stacks[0] if stacks else None
-        stacks.append(open_stack(store, mode=mode, run=run, settings=_settings(model), beside=beside))
-    providers = [_provider(*found) for found in zip(models, stacks, keys, strict=True)]
+        bottom = local if model.is_local else None
+        settings = _settings(model, local)
+        stacks.append(open_stack(store, mode=mode, run=run, settings=settings, beside=beside, bottom=bottom))
+    providers = [_provider(*found, local) for found in zip(models, stacks, keys, strict=True)]
     return _connection(providers, stacks, store=store, run=run, source=run, replaying=False)
 
 
 def connect_to(handler: Handler, config: TeacherConfig) -> Connection:
     """The provider over `handler` alone: its requests as they would be sent, with no store, no key and no socket."""
     stack = Stack(handler)
-    provider = _provider(config, stack, "none")
+    provider = _provider(config, stack, "none", None)
     return _connection([provider], [stack], store=None, run=None, source=None, replaying=False)
 
 
 def _replaying(
-    config: TeacherConfig, judge: TeacherConfig | None, file: Path, source: str | None, *, planned: bool
+    config: TeacherConfig,
+    judge: TeacherConfig | None,
+    file: Path,
+    source: str | None,
+    *,
+    planned: bool,
+    local: InProcess | None,
 ) -> Connection:
     store = Store(file, read_only=True)
     source = source or store.newest_run(planned=planned)
     models = [config] if judge is None else [config, judge]
-    stacks = [open_stack(store, mode="replay", source_run=source, settings=_settings(model)) for model in models]
-    providers = [_provider(model, stack, "replay") for model, stack in zip(models, stacks, strict=True)]
+    stacks = [open_stack(store, mode="replay", source_run=source, settings=_settings(model, local)) for model in models]
+    providers = [_provider(model, stack, "replay", local) for model, stack in zip(models, stacks, strict=True)]
     return _connection(providers, stacks, store=store, run=None, source=source, replaying=True)
 
 
@@ -179,7 +195,7 @@ def _connection(providers: Sequence[Provider], stacks: Sequence[Stack], **rest: 
     return Connection(provider=providers[0], judge=judge, stacks=tuple(stacks), **rest)
 
 
-def _settings(config: TeacherConfig) -> ClientSettings:
+def _settings(config: TeacherConfig, local: InProcess | None) -> ClientSettings:
     stated: dict[Kind, int | None] = {
         "requests": config.requests_per_minute,
         "tokens": config.tokens_per_minute,
@@ -193,12 +209,14 @@ def _settings(config: TeacherConfig) -> ClientSettings:
         max_usd=config.max_usd,
         max_usd_by=config.max_usd_by.model_dump(exclude_none=True),
         prices=config.prices,
-        teacher_id=config.id,
+        # Not where it lies, but which weights it is, decides what it answers.
+        teacher_id=local.id if config.is_local and local else config.id,
     )
 
 
-def _provider(config: TeacherConfig, stack: Stack, key: str) -> Provider:
+def _provider(config: TeacherConfig, stack: Stack, key: str, local: InProcess | None) -> Provider:
     name, _, model = config.model.partition(":")
+    model = local.id if config.is_local and local else model
     make, address = _PROVIDERS[name]
     return make(
         model=model,

@@ -14,6 +14,8 @@ _COMMAND_S = 10.0
 
 def key_of(config: ModelConfig) -> str:
     """The key of a model. ConfigError where there is none; it never shows what a command printed."""
+    if config.is_local:
+        return "none"
     if config.api_key_cmd is not None:
         return _printed(config.api_key_cmd)
     provider, _, _ = config.model.partition(":")

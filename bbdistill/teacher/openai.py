@@ -72,9 +72,7 @@ class OpenAIChat:
             model=self._model,
             messages=list(messages),
             extra_headers=dict(headers),
-            **self._options,
-            **cache,
-            **options,
+            **{**self._options, **cache, **options},
         )
         return RawReply(path=PATH, headers=reply.headers, body=reply.content)
 

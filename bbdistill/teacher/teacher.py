@@ -70,6 +70,8 @@ class Teacher:
         self._templates = {name: load_template(name, templates) for name in _VERBS}
         self._schema_form: SchemaForm | None = None
         self._probing = asyncio.Lock()
+        self.answer_options: dict[str, Any] = {}
+        """What goes into the body of a request for an answer, beside the conversation."""
 
     @classmethod
     def from_config(
@@ -298,7 +300,7 @@ class Teacher:
         """
         provider = self.connection.provider
         if schema is None:
-            return await provider.send(messages, {}, headers)
+            return await provider.send(messages, self.answer_options, headers)
         if self._schema_form is None:
             async with self._probing:
                 if self._schema_form is None:

@@ -12,7 +12,7 @@ import bbdistill
 PACKAGE = Path(bbdistill.__file__).parent
 
 BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
-CORE = {"setup", "state", "finish", "train", "demonstrations", "sampling", "collapse"}
+CORE = {"local", "setup", "state", "finish", "train", "demonstrations", "sampling", "collapse"}
 API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter", "examples"}
 
 ALLOWED: dict[str, set[str]] = {
@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "verify": BOTTOM | {"teacher"},
     "student": BOTTOM | {"losses", "balance"},
     "balance": {"types", "config"},
+    "local": BOTTOM | {"client", "student", "teacher"},
     "care": {"types"},
     "task": BOTTOM | {"verify", "care"},
     "plan": BOTTOM | {"client"},
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "objectives": BOTTOM | {"care", "rewards", "stages"},
     "lessons": BOTTOM | {"objectives", "teacher"},
     "evaluate": BOTTOM | {"task", "verify"},
-    "setup": BOTTOM | {"client", "teacher", "student", "task", "plan", "place", "stages"},
+    "setup": BOTTOM | {"client", "local", "teacher", "student", "task", "plan", "place", "stages"},
     "state": BOTTOM | {"setup", "student", "teacher", "stages", "lessons", "monitors"},
     "collapse": BOTTOM | {"setup", "state", "monitors", "student"},
     "demonstrations": BOTTOM | {"setup", "stages", "objectives", "teacher"},

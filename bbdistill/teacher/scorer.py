@@ -1,0 +1,156 @@
+"""How likely a hosted teacher finds a text, token by token: of a given one where the server can, else of its own. No torch."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import quote
+
+from bbdistill.client.values import as_object, parse
+from bbdistill.teacher.base import RawReply
+from bbdistill.teacher.faults import outcome_of
+from bbdistill.teacher.reply import read_reply
+from bbdistill.teacher.teacher import Teacher
+from bbdistill.templates import load_template
+from bbdistill.types import Abstain, Prompt, ScoredToken
+
+Scores: TypeAlias = tuple[ScoredToken, ...]
+PURPOSE = "scores"
+
+
+class Scorer(Protocol):
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> Sequence[Scores | Abstain]:
+        """The teacher's tokens of each text, as its answer to the prompt. All of a step come in one call."""
+        ...
+
+
+class NoScorer:
+    """Stands where a recipe has none."""
+
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> Sequence[Scores | Abstain]:
+        assert not answers, f"{len(answers)=}, and nobody to score them"
+        return ()
+
+
+class GivenScorer:
+    """A server that gives log-probs of what it is given: vLLM's `prompt_logprobs`.
+
+    The text is sent as an answer to go on with, so that the end of the turn is not scored.
+    """
+
+    def __init__(self, teacher: Teacher, *, top_k: int) -> None:
+        self._teacher, self._top_k = teacher, top_k
+
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> Sequence[Scores | Abstain]:
+        return await asyncio.gather(*(self._one(prompt, text) for prompt, text in answers))
+
+    async def _one(self, prompt: Prompt, text: str) -> Scores | Abstain:
+        wanted = {
+            "prompt_logprobs": self._top_k,
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+        }
+        messages = [*prompt.messages, {"role": "assistant", "content": text}]
+        raw = await _asked(self._teacher, prompt, messages, {"max_tokens": 1, "extra_body": wanted})
+        if isinstance(raw, Abstain):
+            return raw
+        return given_scores(raw, text) or _abstained(self._teacher, "no log-probs of the given text")
+
+
+class OwnScorer:
+    """A server that gives the likeliest tokens of what it writes: its own demonstrations alone can be scored.
+
+    `answer_options` make the teacher ask for them with every demonstration; scoring one is the same request again,
+    which the record answers.
+    """
+
+    def __init__(self, teacher: Teacher, *, top_k: int) -> None:
+        self._teacher = teacher
+        teacher.answer_options = {"logprobs": True, "top_logprobs": min(top_k, 20)}
+        self._template = load_template("demonstrate", teacher.templates)
+
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> Sequence[Scores | Abstain]:
+        return await asyncio.gather(*(self._one(prompt, text) for prompt, text in answers))
+
+    async def _one(self, prompt: Prompt, text: str) -> Scores | Abstain:
+        messages = self._template.render(prompt.messages, {})
+        raw = await _asked(self._teacher, prompt, messages, self._teacher.answer_options)
+        if isinstance(raw, Abstain):
+            return raw
+        return own_scores(raw, text) or _abstained(self._teacher, "no log-probs of its own answer")
+
+
+async def _asked(
+    teacher: Teacher, prompt: Prompt, messages: Sequence[Any], options: dict[str, Any]
+) -> RawReply | Abstain:
+    headers = {"x-bbdistill-purpose": PURPOSE, "x-bbdistill-prompt": quote(prompt.id)}
+    try:
+        with teacher.ledger.asking(teacher.config.model, PURPOSE):
+            raw = await teacher.connection.provider.send(messages, options, headers)
+    except Exception as fault:
+        return _abstained(teacher, outcome_of(fault, teacher.config))
+    teacher.ledger.answered(teacher.config.model, PURPOSE, read_reply(raw, teacher.config))
+    return raw
+
+
+def _abstained(teacher: Teacher, reason: str) -> Abstain:
+    teacher.ledger.abstained(teacher.config.model, PURPOSE, reason)
+    return Abstain(reason=reason)
+
+
+def given_scores(raw: RawReply, text: str) -> Scores | None:
+    """The last tokens of the prompt that make up `text`; None where the reply does not hold them.
+
+    Each token has an object {id: {logprob, rank, decoded_token}}: first itself, then the likeliest ones.
+    """
+    rows = as_object(parse(raw.body.decode())).get("prompt_logprobs")
+    if not isinstance(rows, list):
+        return None
+    wanted, found = text.encode(), list[ScoredToken]()
+    for row in reversed(rows):
+        outcomes = [_outcome(as_object(each)) for each in as_object(row).values()]
+        known = [outcome for outcome in outcomes if outcome is not None]
+        if not wanted or not known or len(known) != len(outcomes):
+            break
+        piece, logprob = known[0]
+        top = tuple(sorted(known, key=lambda outcome: -outcome[1]))
+        # A token that also holds the end of what stands before the text.
+        if not wanted.endswith(piece):
+            break
+        wanted = wanted[: len(wanted) - len(piece)]
+        found.append(ScoredToken(piece=piece, logprob=logprob, top=top))
+    return tuple(reversed(found)) if found and not wanted else None
+
+
+def own_scores(raw: RawReply, text: str) -> Scores | None:
+    """The tokens of the reply, if they make up `text`; the end of the turn, which servers leave out, is not among them."""
+    choices = as_object(parse(raw.body.decode())).get("choices")
+    choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
+    rows = as_object(choice.get("logprobs")).get("content")
+    if not isinstance(rows, list):
+        return None
+    found: list[ScoredToken] = []
+    for row in rows:
+        token = as_object(row)
+        tops = token.get("top_logprobs")
+        top = [_named(as_object(each)) for each in tops] if isinstance(tops, list) else []
+        named = _named(token)
+        if named is None or any(each is None for each in top):
+            return None
+        found.append(ScoredToken(piece=named[0], logprob=named[1], top=tuple(each for each in top if each)))
+    said = b"".join(token.piece or b"" for token in found)
+    return tuple(found) if found and said == text.encode() else None
+
+
+def _outcome(row: dict[str, Any]) -> tuple[bytes, float] | None:
+    piece, logprob = row.get("decoded_token"), row.get("logprob")
+    return (piece.encode(), float(logprob)) if isinstance(piece, str) and isinstance(logprob, int | float) else None
+
+
+def _named(row: dict[str, Any]) -> tuple[bytes, float] | None:
+    """The token's own bytes where the server gives them: a text may be half a character."""
+    spelt, logprob = row.get("bytes"), row.get("logprob")
+    if not isinstance(logprob, int | float):
+        return None
+    if isinstance(spelt, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in spelt):
+        return bytes(spelt), float(logprob)
+    return (str(row["token"]).encode(), float(logprob)) if isinstance(row.get("token"), str) else None
