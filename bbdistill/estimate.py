@@ -133,8 +133,12 @@ class _Estimator:
         policy = [stage for stage in self._stages if stage.rewarded]
         rounds = [stage for stage in self._stages if stage.gathers == "corrections"]
         feedback = await self._feedback(policy) if policy else []
+        scored = [stage for stage in self._stages if stage.distils]
+        # Its own answers come with their scores, and a model in this process is not called for them.
+        asked_for = scored and self._config.distill.scores == "given" and not self._config.teacher.is_local
+        scores = [await self._scored(scored)] if asked_for else []
         revised = [await self._revised(rounds)] if rounds else []
-        return [asked, *feedback, *revised, evaluated]
+        return [asked, *feedback, *revised, *scores, evaluated]
 
     async def _feedback(self, policy: Sequence[Stage]) -> list[Line]:
         """What is asked about the student's own answers."""
@@ -167,6 +171,18 @@ class _Estimator:
         if how.strategy:
             parts.append(_many(await self._strategising(how.limit), (0, drafts)))
         return self._line("corrections", parts)
+
+    async def _scored(self, stages: Sequence[Stage]) -> Line:
+        """What is asked about the tokens of texts: a demonstration's once, a rollout's each time."""
+        once, drawn = {name for stage in stages if stage.distils == "demonstrations" for name in stage.ids}, 0
+        for stage in stages:
+            if stage.distils == "rollouts":
+                drawn += stage.steps * stage.prompts * stage.group_size
+        demonstrate = self._scale.teacher.demonstrate
+        low, high = [await self._scale.weigh(demonstrate(prompt)) for prompt in self._extremes()]
+        one = self._one(self._scale.teacher.config, low, high.size + self._answer_bytes())
+        asked = one.asked.model_copy(update={"max_tokens": 1})
+        return self._line("scores", [_many(replace(one, asked=asked), (len(once), len(once) + drawn))])
 
     def _demonstrated(self) -> list[tuple[Prompt, int]]:
         """Prompts and samples that are asked: those the stages use; without a student, the whole file."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Rationale-guided training (`rgt`) against `sft` on the very same corrections: 50, 100 and 200 of them, three seeds.
 
-    scripts/compare_recipes.py references runs/compare --only rgt      gathers corrections and their strategies
-    scripts/compare_strategies.py runs/compare                             trains and prints the table
+    scripts/compare_recipes.py references runs/compare --only isft     gathers corrections, if they are not there
+    scripts/compare_strategies.py runs/compare                         asks for strategies, trains, prints the table
 
 Both imitate x -> y for the same (x, y), in the same number of updates; `rgt` also imitates x -> [THINK] z [/THINK] y in
 the same step, and answers behind empty tags.
@@ -10,18 +10,26 @@ A seed draws its own order: its first 50 are among its first 100. A result that 
 """
 
 import argparse
+import asyncio
 import json
 import random
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import bbdistill
 from bbdistill import evaluate
+from bbdistill.config import RunConfig
 from bbdistill.configfile import load_config
+from bbdistill.objectives import passed
+from bbdistill.rundir import read_json
 from bbdistill.stages import epochs
 from bbdistill.student.student import open_student
 from bbdistill.task import Task, load_task
-from bbdistill.types import Prompt, SFTExample
+from bbdistill.teacher.revise import Reviser
+from bbdistill.teacher.teacher import Teacher
+from bbdistill.types import Correction, Revising, Rollout, SFTExample
 
 SIZES, SEEDS, EPOCHS, PER_STEP, RATE = (50, 100, 200), (0, 1, 2), 3, 8, 8e-4
 ARMS = ("sft", "rgt")
@@ -34,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    lessons, task = gathered(folder), load_task(load_config(folder / "rgt-0.toml"))
+    lessons, task = gathered(folder), load_task(load_config(folder / "isft-0.toml"))
     print(f"{len(lessons)} corrections with a strategy")
     for size in SIZES:
         for seed in SEEDS:
@@ -49,21 +57,42 @@ def main() -> None:
 
 
 def gathered(folder: Path) -> list[Lesson]:
-    """Every accepted correction of the `rgt` runs that has a strategy."""
+    """Every accepted correction of the `isft` runs for which the teacher finds a strategy: a call each, once."""
+    return asyncio.run(_gathered(folder))
+
+
+async def _gathered(folder: Path) -> list[Lesson]:
     found: list[Lesson] = []
-    for file in sorted(folder.glob("runs/rgt-*/lessons/*.jsonl")):
-        run = file.parent.parent.name
-        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
-            if row["strategy"]:
-                prompt = Prompt(id=f"{run}/{row['id']}", messages=tuple(row["prompt"]))
-                plain = SFTExample(prompt=prompt, text=row["completion"][0]["content"])
-                found.append((plain, SFTExample(prompt=prompt, text=plain.text, strategy=row["strategy"])))
+    for run in sorted((folder / "runs").glob("isft-[0-9]*")):
+        config = load_config(folder / f"{run.name}.toml")
+        task, drafts = load_task(config), _drafts(run, config)
+        async with Teacher.from_config(config.teacher) as teacher:
+            # The corrections are in the store, word for word; what was not asked yet is what was learned from them.
+            reviser = Reviser(teacher, teacher, task.verify, Revising(limit=config.feedback.revisions, strategy=True))
+            judged = [(draft, task.verify(draft.prompt, draft.completion)) for draft in drafts]
+            mended = await asyncio.gather(*(reviser.mend(*each) for each in judged if not passed(each[1])))
+        for correction in mended:
+            if isinstance(correction, Correction) and correction.accepted_by and correction.strategy:
+                prompt = replace(correction.rollout.prompt, id=f"{run.name}/{len(found)}")
+                plain = SFTExample(prompt=prompt, text=correction.text)
+                found.append((plain, replace(plain, strategy=correction.strategy)))
+        print(f"{run.name}: {len(drafts)} drafts, {len(found)} corrections with a strategy so far", flush=True)
     return found
+
+
+def _drafts(run: Path, config: RunConfig) -> list[Rollout]:
+    """What the student drafted in all rounds of a run, as it is in the store."""
+    task, name = load_task(config), read_json(run / "report.json")["run"]["id"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [row["step"] - 1 for row in rows if row["stage"].startswith("gather")]
+    with bbdistill.open_recording(config.teacher.cache) as recording:
+        drawn = [row for step in steps for row in recording.rollouts(name, step)]
+    return [row.rollout(task.prompt(row.prompt_id)) for row in drawn]
 
 
 def measured(folder: Path, task: Task, lessons: Sequence[Lesson], arm: str, size: int, seed: int) -> list[float]:
     """Scores on the test e-mails of a student trained on the first `size` lessons of the seed's order."""
-    config = load_config(folder / "rgt-0.toml", [f"train.seed={seed}"])
+    config = load_config(folder / "isft-0.toml", [f"train.seed={seed}"])
     student, _ = open_student(config)
     order = random.Random(seed).sample(range(len(lessons)), len(lessons))[:size]
     steps = EPOCHS * size // PER_STEP

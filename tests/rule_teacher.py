@@ -45,11 +45,12 @@ class RuleTeacher:
                 with lock:
                     teacher.asked[text] += 1
                     turn = teacher.asked[text] - 1 if teacher.varied else 0
-                messages = json.loads(text)["messages"]
+                asked = json.loads(text)
+                messages = asked["messages"]
                 said = answer(messages, teacher.slips, teacher.hopeless, turn)
                 if any(messages[-1]["content"] == f"number {number}" for number in teacher.long):
                     said += "x" * 200_000
-                body = json.dumps(completion(said)).encode()
+                body = json.dumps(completion(said) | logprobs(asked, said)).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
@@ -135,6 +136,34 @@ def completion(text: str) -> dict[str, Any]:
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }
+
+
+def logprobs(asked: dict[str, Any], said: str) -> dict[str, Any]:
+    """Of its own answer, or of the given one, in tokens of three characters: itself nearly sure, one other possible."""
+    if "prompt_logprobs" in asked:
+        given = "<template>" + asked["messages"][-1]["content"]
+        rows = [{str(i): _token(part), "0": _token("?", 2)} for i, part in enumerate(_parts(given), 1)]
+        return {"prompt_logprobs": [None, *rows]}
+    if "logprobs" in asked:
+        tokens = [
+            {**_named(part), "top_logprobs": [_named(part), _named("?", 2)]} for part in _parts(said)
+        ]
+        choice = completion(said)["choices"][0]
+        return {"choices": [choice | {"logprobs": {"content": tokens}}]}
+    return {}
+
+
+def _parts(text: str) -> list[str]:
+    head = text[: len(text) % 3]
+    return [*([head] if head else []), *(text[i : i + 3] for i in range(len(head), len(text), 3))]
+
+
+def _token(text: str, rank: int = 1) -> dict[str, Any]:
+    return {"decoded_token": text, "logprob": -0.1 if rank == 1 else -2.5, "rank": rank}
+
+
+def _named(text: str, rank: int = 1) -> dict[str, Any]:
+    return {"token": text, "bytes": list(text.encode()), "logprob": -0.1 if rank == 1 else -2.5}
 
 
 SCHEMA = {

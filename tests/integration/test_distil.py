@@ -1,0 +1,98 @@
+"""Distillation from distributions, from config to report: a model in this process, and servers that give log-probs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rule_teacher import rule_teacher
+from student_fixtures import tiny_student
+from test_recipes import recipe, run_stopped_and_replayed
+from test_run import metrics_of
+
+import bbdistill
+from bbdistill.errors import ConfigError
+
+NO_FEEDBACK = "preferences = 2\ncorrections = 2"
+
+
+@pytest.fixture(scope="module")
+def other_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher for the tiny student: the same tokenizer, other weights."""
+    return tiny_student(tmp_path_factory.mktemp("teacher"), seed=7)
+
+
+def local(config: Path, teacher: Path) -> Path:
+    text = config.read_text().replace('model = "openai:rules"', f'model = "local:{teacher}"')
+    lines = [line for line in text.splitlines() if not line.startswith(("base_url", "id ="))]
+    config.write_text("\n".join(lines).replace(NO_FEEDBACK, ""))
+    return config
+
+
+@pytest.mark.parametrize("name", ["kd", "opd"])
+def test_a_model_in_this_process_teaches_by_its_distributions(
+    name: str, tiny_student: Path, other_student: Path, tmp_path: Path
+):
+    with rule_teacher() as teacher:
+        config = local(recipe(tmp_path, teacher, tiny_student, name, steps=8, warmup_max=2), other_student)
+        config.write_text(config.read_text().replace('verifier = ["json_schema:number.schema.json", "fields"]', ""))
+        rate = "train.policy_learning_rate=0.01"
+        whole = run_stopped_and_replayed(config, tmp_path, rate, "teacher.max_tokens=8", after=4)
+        assert not teacher.asked
+    rows = [row for row in metrics_of(tmp_path / "whole") if row["stage"] == name]
+    assert len(rows) == 8
+    assert rows[-1]["distill/kl"] < 0.7 * rows[0]["distill/kl"]
+    assert all(row["distill/unaligned"] == 0 for row in rows)
+    assert whole.report["teacher"]["cost_usd"] == 0
+    assert whole.report["run"]["teacher"] == f"local:{other_student}"
+
+
+def test_an_adapter_of_an_earlier_run_teaches_a_new_student(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = recipe(tmp_path / "a", teacher, tiny_student, "sft", steps=20)
+        taught = bbdistill.run(config, out=tmp_path / "taught")
+        config = local(recipe(tmp_path / "b", teacher, tiny_student, "kd", steps=20, warmup_max=0), taught.adapter)
+        result = bbdistill.run(config, out=tmp_path / "run", overrides=("teacher.max_tokens=16",))
+    first, *_, last = [row["distill/kl"] for row in metrics_of(tmp_path / "run")]
+    assert last < 0.3 * first
+    by_teacher = [json.loads(line)["completion"] for line in (tmp_path / "run" / "evaluation.jsonl").read_text().splitlines()]
+    assert result.report["teacher"]["calls"] > 0
+    assert len(by_teacher) == 4 * 6
+
+
+def test_a_server_scores_the_students_own_texts(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = recipe(tmp_path, teacher, tiny_student, "opd", steps=3, warmup_max=2, group_size=2)
+        config.write_text(config.read_text().replace(NO_FEEDBACK, ""))
+        found = run_stopped_and_replayed(config, tmp_path, after=3).report
+        asked = [json.loads(body) for body in teacher.asked if "prompt_logprobs" in body]
+    assert asked
+    assert all(body["max_tokens"] == 1 and body["messages"][-1]["role"] == "assistant" for body in asked)
+    assert found["teacher"]["by_purpose"]["scores"]["calls"] >= len(asked) // 2
+    assert [row["stage"] for row in metrics_of(tmp_path / "whole")][-1] == "opd"
+
+
+def test_a_server_gives_the_likeliest_tokens_of_what_it_writes(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = recipe(tmp_path, teacher, tiny_student, "kd", steps=6)
+        config.write_text(config.read_text().replace(NO_FEEDBACK, ""))
+        run_stopped_and_replayed(config, tmp_path, 'distill.scores="own"', after=3)
+        asked = [json.loads(body) for body in teacher.asked if '"logprobs"' in body]
+    assert {body["top_logprobs"] for body in asked} == {20}
+    rows = metrics_of(tmp_path / "whole")
+    assert rows[-1]["distill/kl"] < rows[0]["distill/kl"]
+    assert all(row["distill/unaligned"] == 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (('teacher.model="anthropic:x"',), "needs log-probs, which this API never gives"),
+        (('recipe="opd"', 'distill.scores="own"'), "`distill.scores` must be `given`"),
+        (('judge={model = "local:x"}',), "can be the teacher, not the judge"),
+    ],
+)
+def test_a_teacher_that_cannot_score_is_refused(overrides: tuple[str, ...], said: str, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = recipe(tmp_path, teacher, tmp_path, "kd")
+        with pytest.raises(ConfigError, match=said):
+            bbdistill.run(config, out=tmp_path / "run", overrides=overrides)
