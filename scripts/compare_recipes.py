@@ -101,14 +101,6 @@ def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, ver
             train=f"rounds = 1\ngroup_size = 1\nsteps = {STEPS}",
             more=own,
         ),
-        Arm(
-            name="best_of_n of the student",
-            recipe="best_of_n",
-            prompts=calls,
-            verifier=verifier,
-            train=f"rounds = 1\nsteps = {STEPS}",
-            more=own,
-        ),
         Arm(name="dpo", recipe="dpo", prompts=calls, verifier=verifier, train=rewarded),
         Arm(
             name="dpo, snapshot",
