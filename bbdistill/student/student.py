@@ -104,9 +104,12 @@ class Student:
         return [[next(values) for _ in group] for group in rollouts_P_G]
 
     def touched(self, rollout: Rollout, spans: Sequence[tuple[int, int]]) -> tuple[float, ...]:
-        """1 for each of its tokens that holds any of these characters of its completion, else 0."""
+        """1 for each of its tokens that holds any of these characters of its completion, else 0.
+
+        A token that adds no character, such as the end of the turn, stands for the one that comes next.
+        """
         places = self.base.chat.places(rollout.token_ids)
-        return tuple(float(any(a < last and b > first for first, last in spans)) for a, b in places)
+        return tuple(float(any(a < last and max(b, a + 1) > first for first, last in spans)) for a, b in places)
 
     def update(
         self,
