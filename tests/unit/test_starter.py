@@ -58,7 +58,7 @@ def test_a_rewritten_config_says_the_same_but_for_what_is_overridden(full: Path,
     assert ('prompts = "train.jsonl"' in text) == (place == "next.toml")
 
 
-@pytest.mark.parametrize("recipe", ["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo"])
+@pytest.mark.parametrize("recipe", ["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo", "kd", "opd"])
 def test_a_first_config_names_the_recipes_and_the_steps_of_its_own(full: Path, recipe: str) -> None:
     text = write_task(full.parent / "train.jsonl", full.parent / "first.toml", recipe=recipe)
     steps = load_config(full.parent / "first.toml").train.steps
