@@ -64,6 +64,64 @@ class _HeadLogprobs(torch.autograd.Function):
         return (slopes * gradient.unsqueeze(1)).to(slopes.dtype), None, None, None
 
 
+def support_logprobs(hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
+    """Log-probs in nats, float32 (float64 stays), of `ids` (N, K) under the logits `hidden` (N, H) @ `head` (V, H).T.
+
+    `head` gets no gradient. Logits exist `AT_ONCE` rows at a time, once: the backward needs of them only the mean of
+    the head's rows (N, H), which is worked out beside them.
+    """
+    found = _SupportLogprobs.apply(hidden, head, ids)
+    assert isinstance(found, Tensor), f"{type(found)=}"
+    return found
+
+
+class _SupportLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, ids: Tensor) -> Tensor:
+        train = ctx.needs_input_grad[0]
+        pieces = list[Tensor]()
+        expected = torch.empty_like(hidden) if train else None  # (N, H)
+        for first in range(0, len(hidden), AT_ONCE):
+            here = slice(first, first + AT_ONCE)
+            logprobs = _wide(hidden[here] @ head.T).log_softmax(-1)
+            pieces.append(logprobs.gather(1, ids[here]))
+            if expected is not None:
+                expected[here] = logprobs.exp_().to(head.dtype) @ head
+        if expected is not None:
+            ctx.save_for_backward(expected, head, ids)
+        return torch.cat(pieces) if pieces else _wide(hidden).new_zeros(ids.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] its decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (expected, head, ids), (gradient,) = ctx.saved_tensors, grad_outputs
+        slopes = torch.empty_like(expected)
+        for first in range(0, len(expected), AT_ONCE):
+            here = slice(first, first + AT_ONCE)
+            rows = head[ids[here]].to(gradient.dtype)  # (n, K, H)
+            taken = torch.bmm(gradient[here].unsqueeze(1), rows).squeeze(1)
+            slopes[here] = taken - expected[here] * gradient[here].sum(1, keepdim=True)
+        return slopes, None, None
+
+
+@torch.no_grad()
+def likeliest(hidden: Tensor, head: Tensor, count: int, without: Tensor | None = None) -> Tensor:
+    """(N, count) the ids with the greatest logits `hidden` (N, H) @ `head` (V, H).T, in descending order.
+
+    Those of `without` (N, K) are left out; a row that has fewer of them names one twice.
+    """
+    found = list[Tensor]()
+    for first in range(0, len(hidden), AT_ONCE):
+        here = slice(first, first + AT_ONCE)
+        logits = hidden[here] @ head.T
+        if without is not None:
+            logits.scatter_(1, without[here], -torch.inf)
+        found.append(logits.topk(count, dim=1).indices)
+    return torch.cat(found) if found else torch.empty(0, count, dtype=torch.long, device=hidden.device)
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -5,8 +5,17 @@ import math
 import pytest
 import torch
 from loss_inputs import double, gradient, random_logprobs, random_mask
+from torch import Tensor
 
-from bbdistill.losses.common import head_logprobs, masked_mean, masked_sum, sequence_log_ratio, token_logprobs
+from bbdistill.losses.common import (
+    head_logprobs,
+    likeliest,
+    masked_mean,
+    masked_sum,
+    sequence_log_ratio,
+    support_logprobs,
+    token_logprobs,
+)
 from bbdistill.losses.sft import sft_loss
 
 
@@ -30,6 +39,50 @@ def test_head_logprobs_and_their_gradient_are_those_of_the_logits_written_out():
     found, written_out = head_logprobs(hidden, head, targets), token_logprobs(hidden @ head.T, targets)
     torch.testing.assert_close(found, written_out)
     torch.testing.assert_close(gradient(found @ upstream, hidden), gradient(written_out @ upstream, hidden))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_support_logprobs_and_their_gradient_are_those_of_the_logits_written_out(dtype: torch.dtype):
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(300, 8, generator=draw, dtype=dtype, requires_grad=True)  # more than one piece
+    head, upstream = (torch.randn(rows, width, generator=draw, dtype=dtype) for rows, width in ((50, 8), (300, 5)))
+    ids = torch.randint(50, (300, 5), generator=draw)  # some stand twice in a row
+    found, written_out = support_logprobs(hidden, head, ids), (hidden @ head.T).log_softmax(-1).gather(1, ids)
+    torch.testing.assert_close(found, written_out)
+    slopes = (gradient((logprobs * upstream).sum(), hidden) for logprobs in (found, written_out))
+    torch.testing.assert_close(*slopes)
+
+
+def test_support_logprobs_keep_a_row_of_the_head_for_each_position_and_no_logits():
+    kept = list[int]()
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    hidden, head, ids = torch.randn(300, 8, requires_grad=True), torch.randn(5000, 8), torch.zeros(300, 4).long()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        found = support_logprobs(hidden, head, ids)
+    assert sorted(kept) == [300 * 4, 300 * 8, 5000 * 8]  # ids, rows, and the head, which there is anyway
+    kept.clear()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.no_grad():
+        assert torch.equal(support_logprobs(hidden, head, ids), found)
+    assert kept == []
+
+
+def test_support_logprobs_of_no_position():
+    hidden = torch.randn(0, 8, requires_grad=True)
+    found = support_logprobs(hidden, torch.randn(50, 8), torch.zeros(0, 3).long())
+    assert found.shape == (0, 3)
+    assert gradient(found.sum(), hidden).shape == (0, 8)
+
+
+def test_likeliest_are_the_first_of_all_sorted_but_those_left_out():
+    draw = torch.Generator().manual_seed(0)
+    hidden, head = torch.randn(300, 8, generator=draw), torch.randn(50, 8, generator=draw)
+    order = (hidden @ head.T).argsort(dim=1, descending=True)
+    assert torch.equal(likeliest(hidden, head, 4), order[:, :4])
+    assert torch.equal(likeliest(hidden, head, 4, order[:, [1, 0, 3, 3]]), order[:, [2, 4, 5, 6]])
 
 
 def test_masked_mean_ignores_what_is_masked_and_is_zero_on_an_empty_mask():

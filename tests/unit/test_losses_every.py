@@ -11,6 +11,7 @@ from torch import Tensor
 from bbdistill.losses.common import LossOutput, sequence_log_ratio
 from bbdistill.losses.credit import token_credit
 from bbdistill.losses.discriminator import bradley_terry_loss
+from bbdistill.losses.distill import Divergence, distill_loss, sorted_term
 from bbdistill.losses.policy import PolicyInputs, policy_loss
 from bbdistill.losses.preference import dpo_loss
 from bbdistill.losses.sft import sft_loss
@@ -43,7 +44,26 @@ def dpo(given: Given) -> LossOutput:
     return dpo_loss(chosen, rejected, beta=0.4, total_pairs=7, weights=given["weights"])
 
 
-LOSSES = [sft, policy, policy_with_credit, discriminator, dpo]
+def distill(given: Given, kind: Divergence) -> LossOutput:
+    """Rows are units, columns outcomes."""
+    student, teacher, mask = given["a"] - 2, given["b"] - 2, given["a_mask"]
+    rest = 0.3 * sorted_term(student, teacher, mask, mask)
+    return distill_loss(student, teacher, mask, total_units=7, kind=kind, beta=0.3, weights=given["weights"], rest=rest)
+
+
+def forward_kl(given: Given) -> LossOutput:
+    return distill(given, "forward_kl")
+
+
+def reverse_kl(given: Given) -> LossOutput:
+    return distill(given, "reverse_kl")
+
+
+def jsd(given: Given) -> LossOutput:
+    return distill(given, "jsd")
+
+
+LOSSES = [sft, policy, policy_with_credit, discriminator, dpo, forward_kl, reverse_kl, jsd]
 Loss = Callable[[Given], LossOutput]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=[loss.__name__ for loss in LOSSES])
 
