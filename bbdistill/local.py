@@ -1,27 +1,20 @@
 """A teacher in this process: it answers as a server would, and says how likely it finds a text."""
 
 import asyncio
-import hashlib
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
-from peft import PeftModel
-
 from bbdistill.client.call import Call, Fault, Reply
 from bbdistill.client.faults import examine
-from bbdistill.rundir import read_json
-from bbdistill.student.batches import collate, completion_hidden, micro_batches, output_head
-from bbdistill.student.export import BASE
+from bbdistill.student.export import is_adapter, load_merged
 from bbdistill.student.model import Base, load_base
 from bbdistill.student.sample import sample
-from bbdistill.student.tree import Row
+from bbdistill.student.scores import score_texts
 from bbdistill.teacher.scorer import Scores
-from bbdistill.types import Message, Prompt, ScoredToken
+from bbdistill.types import Message, Prompt
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -30,7 +23,7 @@ AT_ONCE = 32
 
 
 class LocalTeacher:
-    """A model with a chat template. As a handler it stands where the socket does: POST /chat/completions, and nothing else.
+    """A model with a chat template. As a handler it stands where the socket does, for POST /chat/completions alone.
 
     Requests that come together are answered together, in a thread: one at a time, since each uses all cores.
     """
@@ -73,41 +66,8 @@ class LocalTeacher:
             for body, (said,) in zip(asked, found, strict=True)
         ]
 
-    def _score(self, texts: Sequence[tuple[Sequence[Message], str]]) -> list[tuple[ScoredToken, ...]]:
-        chat, model = self._base.chat, self._base.model
-        rows = [
-            Row(prompt=tuple(chat.prompt_ids(messages)), completion=tuple(chat.completion_ids(messages, text)))
-            for messages, text in texts
-        ]
-        found: list[tuple[ScoredToken, ...]] = [()] * len(rows)
-        with torch.inference_mode():
-            for indices in micro_batches(model, [[row] for row in rows]):
-                batch = collate(model, [rows[index] for index in indices])
-                hidden = completion_hidden(model, batch)  # (n, H), row by row
-                for index in indices:
-                    size = len(rows[index].completion)
-                    logprobs = (hidden[:size] @ output_head(model).weight.T).float().log_softmax(-1)
-                    hidden = hidden[size:]
-                    found[index] = self._tokens(rows[index].completion, logprobs)
-        return found
-
-    def _tokens(self, ids: Sequence[int], logprobs: torch.Tensor) -> tuple[ScoredToken, ...]:
-        """`logprobs`: (T, V)."""
-        values, likeliest = logprobs.topk(min(self._top_k, logprobs.shape[1]))
-        chosen = logprobs.gather(1, torch.tensor(ids, device=logprobs.device).unsqueeze(1)).squeeze(1).tolist()
-        rows = zip(ids, chosen, likeliest.tolist(), values.tolist(), strict=True)
-        return tuple(
-            ScoredToken(
-                piece=self._piece(id, first=place == 0),
-                logprob=logprob,
-                top=tuple((self._piece(other, first=place == 0), value) for other, value in zip(row, column, strict=True)),
-            )
-            for place, (id, logprob, row, column) in enumerate(rows)
-        )
-
-    def _piece(self, id: int, *, first: bool) -> bytes | None:
-        chat = self._base.chat
-        return None if id in chat.eos_ids else chat.spelling.piece(id, first=first)
+    def _score(self, texts: Sequence[tuple[Sequence[Message], str]]) -> list[Scores]:
+        return score_texts(self._base, texts, top_k=self._top_k)
 
 
 class _Together(Generic[Asked, Answer]):
@@ -116,7 +76,7 @@ class _Together(Generic[Asked, Answer]):
     def __init__(self, work: Callable[[Sequence[Asked]], list[Answer]]) -> None:
         self._work = work
         self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
-        self._worker: Awaitable[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
 
     async def __call__(self, asked: Asked) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -145,14 +105,9 @@ class _Together(Generic[Asked, Answer]):
 
 
 def open_local(model: str, *, top_k: int) -> LocalTeacher:
-    """`model`: a hub id, a directory, or an adapter saved by an earlier run, which is merged into a copy of its base."""
-    directory = Path(model)
-    if not (directory / BASE).is_file():
-        return LocalTeacher(load_base(model), top_k=top_k)
-    base = load_base(str(read_json(directory / BASE)["model"]))
-    merged = PeftModel.from_pretrained(base.model, str(directory)).merge_and_unload()
-    name = read_json(directory / BASE)["weight_hash"]
-    return LocalTeacher(replace(base, model=merged.eval(), weight_hash=_hash(directory, str(name))), top_k=top_k)
+    """`model`: a hub id, a directory, or an adapter of an earlier run."""
+    base = load_merged(Path(model)) if is_adapter(Path(model)) else load_base(model)
+    return LocalTeacher(base, top_k=top_k)
 
 
 def _completion(body: dict[str, Any], text: str, stop: str, tokens: int) -> bytes:
@@ -161,9 +116,3 @@ def _completion(body: dict[str, Any], text: str, stop: str, tokens: int) -> byte
     usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
     reply = {"id": "local", "object": "chat.completion", "created": 0, "model": body["model"]}
     return json.dumps(reply | {"choices": [choice], "usage": usage}).encode()
-
-
-def _hash(directory: Path, base: str) -> str:
-    """Of a base with an adapter: both tell these weights from others."""
-    adapter = (directory / "adapter_model.safetensors").read_bytes()
-    return hashlib.sha256(base.encode() + adapter).hexdigest()

@@ -145,9 +145,7 @@ def logprobs(asked: dict[str, Any], said: str) -> dict[str, Any]:
         rows = [{str(i): _token(part), "0": _token("?", 2)} for i, part in enumerate(_parts(given), 1)]
         return {"prompt_logprobs": [None, *rows]}
     if "logprobs" in asked:
-        tokens = [
-            {**_named(part), "top_logprobs": [_named(part), _named("?", 2)]} for part in _parts(said)
-        ]
+        tokens = [{**_named(part), "top_logprobs": [_named(part), _named("?", 2)]} for part in _parts(said)]
         choice = completion(said)["choices"][0]
         return {"choices": [choice | {"logprobs": {"content": tokens}}]}
     return {}

@@ -1,5 +1,6 @@
 """A trained adapter leaves as a standard PEFT directory, which knows its base; or merged into a copy of that base."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from bbdistill.errors import RunError
 from bbdistill.rundir import read_json
 from bbdistill.student.files import whole_directory
-from bbdistill.student.model import weight_hash
+from bbdistill.student.model import Base, load_base, weight_hash
 from bbdistill.student.student import POLICY, Student
 
 WEIGHTS, BASE = "adapter_model.safetensors", "base.json"
@@ -61,6 +62,21 @@ def merge(directory: Path, out: Path) -> None:
     with whole_directory(out) as new:
         merged.save_pretrained(new)
         AutoTokenizer.from_pretrained(directory).save_pretrained(new)
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether it is an adapter saved by an earlier run."""
+    return (directory / BASE).is_file()
+
+
+def load_merged(directory: Path) -> Base:
+    """A fresh copy of an adapter's base with the adapter merged in; its weight hash tells it from the base."""
+    facts = _facts(directory)
+    base = load_base(facts["model"])
+    _check_base(directory, base.name, base.weight_hash)
+    merged = PeftModel.from_pretrained(base.model, str(directory)).merge_and_unload()
+    digest = hashlib.sha256(facts["weight_hash"].encode() + (directory / WEIGHTS).read_bytes()).hexdigest()
+    return replace(base, model=merged.eval(), name=str(directory), weight_hash=digest)
 
 
 def _check_base(directory: Path, name: str, found: str) -> None:

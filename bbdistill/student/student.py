@@ -123,8 +123,9 @@ class Student:
         """One optimiser step on four terms, or `policy.updates` of them where there are rollouts.
 
         The policy gradient of `policy` and the NLL of `sft`, both means over their tokens, DPO on `pairs`, a mean
-        over them, and the divergence from the teacher on `soft`, a mean over their units. Rollouts that were cut off (`stop_reason` "length") are left out of the first: what would have come
-        after is unknown. With nothing to learn from there is no step and no metrics.
+        over them, and the divergence from the teacher on `soft`, a mean over their units. Rollouts that were cut off
+        (`stop_reason` "length") are left out of the first: what would have come after is unknown. With nothing to learn
+        from there is no step and no metrics.
         """
         whole = [example for example in policy if example.rollout.stop_reason == "stop"]
         penalised = self._config.policy.kl == "k2_loss" and self._config.policy.kl_coef > 0
@@ -188,9 +189,7 @@ class Student:
         beta = self._config.dpo.beta
         return PreferenceTerm(self.base.model, self.adapters, self._snapshot(), pairs, rows, beta=beta)
 
-    def _aligned(
-        self, soft: Sequence[DistillExample]
-    ) -> tuple[list[tuple[DistillExample, Row, list[SoftUnit]]], int]:
+    def _aligned(self, soft: Sequence[DistillExample]) -> tuple[list[tuple[DistillExample, Row, list[SoftUnit]]], int]:
         """Examples with their units, and how many there are of which the teacher's tokens spell another text."""
         found: list[tuple[DistillExample, Row, list[SoftUnit]]] = []
         for example in soft:

@@ -61,9 +61,7 @@ class Feedback:
         return tuple(correction for correction in self.corrections if correction.accepted_by)
 
 
-async def ask(
-    teacher: Teacher, judge: Teacher, scorer: Scorer, questions: Questions, verify: Verify
-) -> Feedback:
+async def ask(teacher: Teacher, judge: Teacher, scorer: Scorer, questions: Questions, verify: Verify) -> Feedback:
     """Everything in flight together; the client's gate decides how much of it at once."""
     reviser = Reviser(teacher, judge, verify, questions.revising)
     judgements, mended, candidates, scores = await asyncio.gather(

@@ -1,8 +1,8 @@
-"""How likely a hosted teacher finds a text, token by token: of a given one where the server can, else of its own. No torch."""
+"""How likely a hosted teacher finds a text, token by token: any text where the server can, else its own. No torch."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import quote
 
 from bbdistill.client.values import as_object, parse
@@ -102,9 +102,7 @@ def given_scores(raw: RawReply, text: str) -> Scores | None:
 
     Each token has an object {id: {logprob, rank, decoded_token}}: first itself, then the likeliest ones.
     """
-    rows = as_object(parse(raw.body.decode())).get("prompt_logprobs")
-    if not isinstance(rows, list):
-        return None
+    rows = _list(as_object(parse(raw.body.decode())).get("prompt_logprobs"))
     wanted, found = text.encode(), list[ScoredToken]()
     for row in reversed(rows):
         outcomes = [_outcome(as_object(each)) for each in as_object(row).values()]
@@ -122,17 +120,13 @@ def given_scores(raw: RawReply, text: str) -> Scores | None:
 
 
 def own_scores(raw: RawReply, text: str) -> Scores | None:
-    """The tokens of the reply, if they make up `text`; the end of the turn, which servers leave out, is not among them."""
-    choices = as_object(parse(raw.body.decode())).get("choices")
-    choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
-    rows = as_object(choice.get("logprobs")).get("content")
-    if not isinstance(rows, list):
-        return None
+    """The tokens of the reply, if they make up `text`; servers leave the end of the turn out."""
+    choices = _list(as_object(parse(raw.body.decode())).get("choices"))
+    choice = as_object(choices[0]) if choices else {}
     found: list[ScoredToken] = []
-    for row in rows:
+    for row in _list(as_object(choice.get("logprobs")).get("content")):
         token = as_object(row)
-        tops = token.get("top_logprobs")
-        top = [_named(as_object(each)) for each in tops] if isinstance(tops, list) else []
+        top = [_named(as_object(each)) for each in _list(token.get("top_logprobs"))]
         named = _named(token)
         if named is None or any(each is None for each in top):
             return None
@@ -148,9 +142,13 @@ def _outcome(row: dict[str, Any]) -> tuple[bytes, float] | None:
 
 def _named(row: dict[str, Any]) -> tuple[bytes, float] | None:
     """The token's own bytes where the server gives them: a text may be half a character."""
-    spelt, logprob = row.get("bytes"), row.get("logprob")
+    spelt, logprob = _list(row.get("bytes")), row.get("logprob")
     if not isinstance(logprob, int | float):
         return None
-    if isinstance(spelt, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in spelt):
+    if spelt and all(isinstance(byte, int) and 0 <= byte < 256 for byte in spelt):
         return bytes(spelt), float(logprob)
     return (str(row["token"]).encode(), float(logprob)) if isinstance(row.get("token"), str) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []

@@ -54,7 +54,9 @@ def test_an_adapter_of_an_earlier_run_teaches_a_new_student(tiny_student: Path, 
         result = bbdistill.run(config, out=tmp_path / "run", overrides=("teacher.max_tokens=16",))
     first, *_, last = [row["distill/kl"] for row in metrics_of(tmp_path / "run")]
     assert last < 0.3 * first
-    by_teacher = [json.loads(line)["completion"] for line in (tmp_path / "run" / "evaluation.jsonl").read_text().splitlines()]
+    by_teacher = [
+        json.loads(line)["completion"] for line in (tmp_path / "run" / "evaluation.jsonl").read_text().splitlines()
+    ]
     assert result.report["teacher"]["calls"] > 0
     assert len(by_teacher) == 4 * 6
 

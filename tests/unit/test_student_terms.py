@@ -125,7 +125,10 @@ def test_credit_goes_to_the_tokens_that_hold_the_characters(student: Student):
         '{"number":'
     )
     assert sum(student.touched(rollout, [])) == 0
-    assert student.touched(rollout, [(len(text), len(text) + 1)]) == (*[0.0] * (len(ids) - 1), 1.0)  # it ended too early
+    assert student.touched(rollout, [(len(text), len(text) + 1)]) == (
+        *[0.0] * (len(ids) - 1),
+        1.0,
+    )  # it ended too early
 
 
 def test_credit_moves_the_credited_tokens_alone(model: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,51 @@
+"""How likely a model finds texts, token by token, with the tokens that it finds likeliest in each place."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bbdistill.student.batches import collate, completion_hidden, micro_batches, output_head
+from bbdistill.student.model import Base
+from bbdistill.student.tree import Row
+from bbdistill.types import Message, ScoredToken
+
+
+def score_texts(
+    base: Base, texts: Sequence[tuple[Sequence[Message], str]], *, top_k: int
+) -> list[tuple[ScoredToken, ...]]:
+    """Of each text as an answer to its messages, the end of the turn included."""
+    chat, model = base.chat, base.model
+    rows = [
+        Row(prompt=tuple(chat.prompt_ids(messages)), completion=tuple(chat.completion_ids(messages, text)))
+        for messages, text in texts
+    ]
+    found: list[tuple[ScoredToken, ...]] = [()] * len(rows)
+    with torch.inference_mode():
+        for indices in micro_batches(model, [[row] for row in rows]):
+            hidden = completion_hidden(model, collate(model, [rows[index] for index in indices]))  # (n, H), row by row
+            for index in indices:
+                size = len(rows[index].completion)
+                logprobs = (hidden[:size] @ output_head(model).weight.T).float().log_softmax(-1)
+                hidden = hidden[size:]
+                found[index] = _tokens(base, rows[index].completion, logprobs, top_k)
+    return found
+
+
+def _tokens(base: Base, ids: Sequence[int], logprobs: Tensor, top_k: int) -> tuple[ScoredToken, ...]:
+    """`logprobs`: (T, V)."""
+
+    def piece(id: int, place: int) -> bytes | None:
+        return None if id in base.chat.eos_ids else base.chat.spelling.piece(id, first=place == 0)
+
+    values, likeliest = logprobs.topk(min(top_k, logprobs.shape[1]))
+    chosen = logprobs.gather(1, torch.tensor(ids, device=logprobs.device).unsqueeze(1)).squeeze(1)
+    rows = zip(ids, chosen.tolist(), likeliest.tolist(), values.tolist(), strict=True)
+    return tuple(
+        ScoredToken(
+            piece=piece(id, place),
+            logprob=logprob,
+            top=tuple((piece(other, place), value) for other, value in zip(others, column, strict=True)),
+        )
+        for place, (id, logprob, others, column) in enumerate(rows)
+    )
