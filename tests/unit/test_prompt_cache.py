@@ -174,6 +174,7 @@ def render_page(*, saved_usd: float) -> str:
             "train": dict.fromkeys(counts, 1) | {"seconds": 1.0, "validation_score": 1.0},
             "data": dict.fromkeys(data, 0) | {"demonstrations_left_out": {}},
             "lessons": {"drafted": 0, "candidates": 0},
+            "alarms": [],
             "samples": [],
         }
     )
