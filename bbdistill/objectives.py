@@ -158,11 +158,6 @@ def preference_batch(pairs: Sequence[RankedPair], weight: float) -> list[RankedP
     return [replace(pair, weight=weight * pair.weight) for pair in pairs] if weight else []
 
 
-def whole(rollouts_P_G: Rollouts) -> list[Rollout]:
-    """Those that came to their end: what would have followed the others is unknown."""
-    return [rollout for rollout in itertools.chain(*rollouts_P_G) if rollout.stop_reason == "stop"]
-
-
 def distill_batch(
     prompts: Sequence[Prompt],
     rollouts_P_G: Rollouts,
@@ -170,13 +165,16 @@ def distill_batch(
     scores: Sequence[Scores | Abstain],
     stage: Stage,
 ) -> list[DistillExample]:
-    """The scored answers of the step, less those that the teacher could not score."""
+    """The scored answers of the step, less those that the teacher could not score.
+
+    An answer that was cut off teaches as well: each of its tokens is judged by itself.
+    """
     said: list[tuple[Prompt, str | tuple[int, ...]]] = []
     match stage.distils:
         case "demonstrations":
             said = [(p, demonstrations[p.id].completion) for p in prompts if p.id in demonstrations]
         case "rollouts":
-            said = [(rollout.prompt, rollout.token_ids) for rollout in whole(rollouts_P_G)]
+            said = [(rollout.prompt, rollout.token_ids) for rollout in itertools.chain(*rollouts_P_G)]
         case None:
             pass
     return [

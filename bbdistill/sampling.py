@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from bbdistill.objectives import Pair, Spot, choose_corrections, choose_pairs, whole
+from bbdistill.objectives import Pair, Spot, choose_corrections, choose_pairs
 from bbdistill.rewards import told_apart
 from bbdistill.setup import Run
 from bbdistill.stages import Stage, refill_prompts, step_prompts
@@ -89,7 +89,7 @@ class Sampler:
                 known = self.demonstrations
                 return tuple((prompt, known[prompt.id].completion) for prompt in drawn.prompts if prompt.id in known)
             case "rollouts":
-                return tuple((r.prompt, r.completion) for r in whole(drawn.rollouts))
+                return tuple((r.prompt, r.completion) for r in itertools.chain(*drawn.rollouts))
             case None:
                 return ()
 

@@ -47,7 +47,8 @@ class RuleTeacher:
                     turn = teacher.asked[text] - 1 if teacher.varied else 0
                 asked = json.loads(text)
                 messages = asked["messages"]
-                said = answer(messages, teacher.slips, teacher.hopeless, turn)
+                given = messages[-1]["role"] == "assistant"  # to be scored, not answered
+                said = "" if given else answer(messages, teacher.slips, teacher.hopeless, turn)
                 if any(messages[-1]["content"] == f"number {number}" for number in teacher.long):
                     said += "x" * 200_000
                 body = json.dumps(completion(said) | logprobs(asked, said)).encode()

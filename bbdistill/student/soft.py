@@ -42,16 +42,17 @@ class SoftUnit:
 def soft_units(ids: Sequence[int], scored: Sequence[ScoredToken], spelling: Spelling) -> list[SoftUnit]:
     """The units of a completion; ValueError where the teacher's tokens spell another text.
 
-    A server may not score the end of the turn: then it is in no unit.
+    The end of the turn is a unit where both sides have one: a server may not score it, and a rollout may be cut off.
     """
-    ended = bool(scored) and scored[-1].piece is None
-    said = list(ids)
-    if not ended:
-        while said and not spelling.piece(said[-1]):
-            said.pop()
+    said, told = list(ids), list(scored)
+    ends, scored_end = bool(said) and not spelling.piece(said[-1]), bool(told) and told[-1].piece is None
+    if ends and not scored_end:
+        said.pop()
+    elif scored_end and not ends:
+        told.pop()
     found: list[SoftUnit] = []
-    for unit in units(spelling.pieces(said), [token.piece or b"" for token in scored]):
-        theirs = scored[unit.teacher[0] : unit.teacher[1]]
+    for unit in units(spelling.pieces(said), [token.piece or b"" for token in told]):
+        theirs = told[unit.teacher[0] : unit.teacher[1]]
         if unit.single:
             outcomes, rest = _outcomes(said[unit.student[0]], theirs[0], spelling, first=unit.student[0] == 0)
             found.append(SoftUnit(tokens=unit.student, outcomes=outcomes, rest=rest))

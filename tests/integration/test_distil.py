@@ -28,6 +28,11 @@ def local(config: Path, teacher: Path) -> Path:
     return config
 
 
+def divergences(run: Path) -> list[float]:
+    """In nats per unit, of the steps that had something to learn from."""
+    return [row["distill/kl"] for row in metrics_of(run) if "distill/kl" in row]
+
+
 @pytest.mark.parametrize("name", ["kd", "opd"])
 def test_a_model_in_this_process_teaches_by_its_distributions(
     name: str, tiny_student: Path, other_student: Path, tmp_path: Path
@@ -40,9 +45,10 @@ def test_a_model_in_this_process_teaches_by_its_distributions(
         assert not teacher.asked
     rows = [row for row in metrics_of(tmp_path / "whole") if row["stage"] == name]
     assert len(rows) == 30
-    first, last = (sum(row["distill/kl"] for row in part) / 5 for part in (rows[:5], rows[-5:]))
-    assert last < 0.7 * first
-    assert all(row["distill/unaligned"] == 0 for row in rows)
+    found = divergences(tmp_path / "whole")  # a random student often says what is no text, which nobody can score
+    assert len(found) > 10
+    assert sum(found[-5:]) < 0.7 * sum(found[:5])
+    assert name == "opd" or all(row.get("distill/unaligned", 0) == 0 for row in rows)
     assert whole.report["teacher"]["cost_usd"] == 0
     assert whole.report["run"]["teacher"] == f"local:{other_student}"
 
@@ -53,7 +59,7 @@ def test_an_adapter_of_an_earlier_run_teaches_a_new_student(tiny_student: Path, 
         taught = bbdistill.run(config, out=tmp_path / "taught")
         config = local(recipe(tmp_path / "b", teacher, tiny_student, "kd", steps=20, warmup_max=0), taught.adapter)
         result = bbdistill.run(config, out=tmp_path / "run", overrides=("teacher.max_tokens=16",))
-    first, *_, last = [row["distill/kl"] for row in metrics_of(tmp_path / "run")]
+    first, *_, last = divergences(tmp_path / "run")
     assert last < 0.3 * first
     by_teacher = [
         json.loads(line)["completion"] for line in (tmp_path / "run" / "evaluation.jsonl").read_text().splitlines()
@@ -81,9 +87,9 @@ def test_a_server_gives_the_likeliest_tokens_of_what_it_writes(tiny_student: Pat
         run_stopped_and_replayed(config, tmp_path, 'distill.scores="own"', after=3)
         asked = [json.loads(body) for body in teacher.asked if '"logprobs"' in body]
     assert {body["top_logprobs"] for body in asked} == {20}
-    rows = metrics_of(tmp_path / "whole")
-    assert rows[-1]["distill/kl"] < rows[0]["distill/kl"]
-    assert all(row["distill/unaligned"] == 0 for row in rows)
+    rows, found = metrics_of(tmp_path / "whole"), divergences(tmp_path / "whole")
+    assert found[-1] < found[0]
+    assert all(row.get("distill/unaligned", 0) == 0 for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""The distillation term on the tiny student, held against whole distributions; and which outcomes a unit has."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from student_examples import disturb, plain_logprobs
+from student_fixtures import prompts, tiny_config, tiny_student
+from torch import Tensor
+
+from bbdistill.config import DistillConfig
+from bbdistill.student.model import load_base
+from bbdistill.student.scores import score_texts
+from bbdistill.student.soft import SoftUnit, soft_units
+from bbdistill.student.student import Student, open_student
+from bbdistill.student.tree import Row
+from bbdistill.types import DistillExample, ScoredToken
+
+TEXT = '{"number": 17}'
+
+
+@pytest.fixture(scope="module")
+def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_student(tmp_path_factory.mktemp("teacher"), seed=5)
+
+
+def whole(student: Student, prompt: str = "") -> Tensor:
+    """(T, V) log-probs at each token of TEXT, for the first prompt."""
+    chat, model = student.base.chat, student.base.model
+    asked = prompts(1)[0]
+    ids, said = chat.prompt_ids(asked.messages), chat.completion_ids(asked.messages, TEXT)
+    logits = model(input_ids=torch.tensor([[*ids, *said]]), use_cache=False).logits[0].float().log_softmax(-1)
+    return logits[len(ids) - 1 : -1]
+
+
+def test_scores_are_the_log_probs_of_the_text_and_of_the_likeliest_tokens(teacher_path: Path):
+    base, prompt = load_base(str(teacher_path), device="cpu", dtype="float32"), prompts(1)[0]
+    (found,) = score_texts(base, [(prompt.messages, TEXT)], top_k=3)
+    ids = base.chat.completion_ids(prompt.messages, TEXT)
+    row = Row(prompt=tuple(base.chat.prompt_ids(prompt.messages)), completion=tuple(ids))
+    assert [token.logprob for token in found] == pytest.approx(plain_logprobs(base.model, row).tolist(), abs=1e-4)
+    assert b"".join(token.piece or b"" for token in found).decode() == TEXT
+    assert found[-1].piece is None
+    for token in found:
+        assert [value for _, value in token.top] == sorted((value for _, value in token.top), reverse=True)
+        assert len(token.top) == 3
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl"])
+def test_with_the_whole_vocabulary_it_is_the_exact_divergence(kind: str, model: Path, teacher_path: Path):
+    settings = DistillConfig.model_validate({"divergence": kind, "top_k": 400})
+    student, _ = open_student(tiny_config(model).model_copy(update={"distill": settings}))
+    disturb(student)
+    teacher, prompt = load_base(str(teacher_path), device="cpu", dtype="float32"), prompts(1)[0]
+    (scored,) = score_texts(teacher, [(prompt.messages, TEXT)], top_k=400)
+    told, _ = open_student(tiny_config(teacher_path))
+    with student.adapters.use("policy"):
+        ours = whole(student)
+    with told.adapters.use(None):
+        theirs = whole(told)
+    p, q = (theirs, ours) if kind == "forward_kl" else (ours, theirs)
+    expected = (p.exp() * (p - q)).sum(1).mean().item()
+    example = DistillExample(prompt=prompt, completion=TEXT, scored=scored)
+    metrics = student.update([], [], [], [example], learning_rate=0.0)
+    # Ends of turn and special tokens are folded into one, and text is never cut into them.
+    assert metrics["distill/loss"] == pytest.approx(expected, rel=0.02)
+    assert metrics["distill/unaligned"] == 0
+
+
+def test_learning_brings_the_student_to_the_teacher(student: Student, teacher_path: Path):
+    teacher, prompt = load_base(str(teacher_path), device="cpu", dtype="float32"), prompts(1)[0]
+    (scored,) = score_texts(teacher, [(prompt.messages, TEXT)], top_k=20)
+    example = DistillExample(prompt=prompt, completion=TEXT, scored=scored)
+    found = [student.update([], [], [], [example], learning_rate=1e-2)["distill/kl"] for _ in range(25)]
+    assert found[-1] < 0.25 * found[0]
+
+
+def test_a_text_that_the_teacher_spells_otherwise_is_counted_and_left_out(student: Student):
+    other = (ScoredToken(piece=b"{}", logprob=-1.0), ScoredToken(piece=None, logprob=-1.0))
+    example = DistillExample(prompt=prompts(1)[0], completion=TEXT, scored=other)
+    before = student.version
+    assert student.update([], [], [], [example], learning_rate=1e-2) == {}
+    assert student.version == before
+
+
+def test_units_of_one_token_and_of_several(student: Student):
+    chat = student.base.chat
+    ids = chat.completion_ids(prompts(1)[0].messages, "number Q")
+    pieces = chat.spelling.pieces(ids)
+    assert len(pieces) > 3
+    first = ScoredToken(
+        piece=pieces[0], logprob=-0.5, top=((pieces[0], -0.5), (b"{", -1.5), (b"not a token", -3.0), (None, -4.0))
+    )
+    rest = ScoredToken(piece=b"".join(pieces[1:-1]), logprob=-2.0)
+    end = ScoredToken(piece=None, logprob=-0.1)
+    found = soft_units(ids, (first, rest, end), chat.spelling)
+    brace = chat.spelling.token(b"{")
+    assert found[0] == SoftUnit(tokens=(0, 1), outcomes=((ids[0], -0.5), (brace, -1.5), (chat.end, -4.0)), rest=(-3.0,))
+    assert found[1] == SoftUnit(tokens=(1, len(ids) - 1), outcomes=((ids[1], -2.0),))
+    assert found[2].tokens == (len(ids) - 1, len(ids))
+    assert [unit.single for unit in found] == [True, False, True]
+    # A server that scores no end, a rollout that has none: no unit of it.
+    assert soft_units(ids, (first, rest), chat.spelling) == found[:2]
+    assert soft_units(ids[:-1], (first, rest, end), chat.spelling) == found[:2]
+
+
+def test_two_tokenizers_and_what_the_student_cannot_say(student: Student):
+    """One update over single units, a unit of several tokens, and a rest; the text itself becomes as likely as said."""
+    ids = student.base.chat.completion_ids(prompts(1)[0].messages, "number Q")
+    pieces = student.base.chat.spelling.pieces(ids)
+    scored = (
+        ScoredToken(piece=pieces[0], logprob=math.log(0.9), top=((pieces[0], math.log(0.9)), (b"zzz", math.log(0.05)))),
+        ScoredToken(piece=b"".join(pieces[1:-1]), logprob=math.log(0.9)),
+        ScoredToken(piece=None, logprob=math.log(0.9)),
+    )
+    example = DistillExample(prompt=prompts(1)[0], completion="number Q", scored=scored)
+    for _ in range(40):
+        metrics = student.update([], [], [], [example], learning_rate=1e-2)
+    assert metrics["distill/kl"] < 0.02
+    said = -student.nll([(prompts(1)[0], "number Q")])[0] * len(ids)
+    assert said == pytest.approx(3 * math.log(0.9), abs=0.25)
