@@ -89,7 +89,7 @@ class Sampler:
                 known = self.demonstrations
                 return tuple((prompt, known[prompt.id].completion) for prompt in drawn.prompts if prompt.id in known)
             case "rollouts":
-                return tuple((r.prompt, r.completion) for r in itertools.chain(*drawn.rollouts))
+                return tuple((r.prompt, self.run.student.spelt(r)) for r in itertools.chain(*drawn.rollouts))
             case None:
                 return ()
 

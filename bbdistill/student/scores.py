@@ -14,10 +14,13 @@ from bbdistill.types import Message, ScoredToken
 def score_texts(
     base: Base, texts: Sequence[tuple[Sequence[Message], str]], *, top_k: int
 ) -> list[tuple[ScoredToken, ...]]:
-    """Of each text as an answer to its messages, the end of the turn included."""
+    """Of each text as an answer to its messages, the end of the turn included.
+
+    A text may hold bytes that belong to no character, as `surrogateescape` writes them.
+    """
     chat, model = base.chat, base.model
     rows = [
-        Row(prompt=tuple(chat.prompt_ids(messages)), completion=tuple(chat.completion_ids(messages, text)))
+        Row(prompt=tuple(chat.prompt_ids(messages)), completion=tuple(_ids(base, messages, text)))
         for messages, text in texts
     ]
     found: list[tuple[ScoredToken, ...]] = [()] * len(rows)
@@ -30,6 +33,15 @@ def score_texts(
                 hidden = hidden[size:]
                 found[index] = _tokens(base, rows[index].completion, logprobs, top_k)
     return found
+
+
+def _ids(base: Base, messages: Sequence[Message], text: str) -> list[int]:
+    if text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text):
+        return base.chat.completion_ids(messages, text)
+    try:
+        return [*base.chat.spelling.ids(text.encode("utf-8", "surrogateescape")), base.chat.end]
+    except ValueError:  # it cannot spell these bytes: what it can say of the rest is about another text
+        return base.chat.completion_ids(messages, text.encode("utf-8", "replace").decode())
 
 
 def _tokens(base: Base, ids: Sequence[int], logprobs: Tensor, top_k: int) -> tuple[ScoredToken, ...]:

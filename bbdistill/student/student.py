@@ -111,6 +111,10 @@ class Student:
         places = self.base.chat.places(rollout.token_ids)
         return tuple(float(any(a < last and max(b, a + 1) > first for first, last in spans)) for a, b in places)
 
+    def spelt(self, rollout: Rollout) -> str:
+        """The very bytes of its tokens; those that belong to no character as `surrogateescape` writes them."""
+        return b"".join(self.base.chat.spelling.pieces(rollout.token_ids)).decode("utf-8", "surrogateescape")
+
     def update(
         self,
         policy: Sequence[PolicyExample],

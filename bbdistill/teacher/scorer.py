@@ -44,6 +44,10 @@ class GivenScorer:
         return await asyncio.gather(*(self._one(prompt, text) for prompt, text in answers))
 
     async def _one(self, prompt: Prompt, text: str) -> Scores | Abstain:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return _abstained(self._teacher, "an answer that is no text")
         wanted = {
             "prompt_logprobs": self._top_k,
             "add_generation_prompt": False,

@@ -45,10 +45,10 @@ def test_a_model_in_this_process_teaches_by_its_distributions(
         assert not teacher.asked
     rows = [row for row in metrics_of(tmp_path / "whole") if row["stage"] == name]
     assert len(rows) == 30
-    found = divergences(tmp_path / "whole")  # a random student often says what is no text, which nobody can score
-    assert len(found) > 10
-    assert sum(found[-5:]) < 0.7 * sum(found[:5])
-    assert name == "opd" or all(row.get("distill/unaligned", 0) == 0 for row in rows)
+    found = divergences(tmp_path / "whole")  # a teacher that is cut off gives no demonstration
+    assert len(found) > 20
+    assert name == "opd" or sum(found[-5:]) < 0.8 * sum(found[:5])  # on its own texts two random models stay apart
+    assert all(row.get("distill/unaligned", 0) == 0 for row in rows)
     assert whole.report["teacher"]["cost_usd"] == 0
     assert whole.report["run"]["teacher"] == f"local:{other_student}"
 
@@ -57,10 +57,13 @@ def test_an_adapter_of_an_earlier_run_teaches_a_new_student(tiny_student: Path, 
     with rule_teacher() as teacher:
         config = recipe(tmp_path / "a", teacher, tiny_student, "sft", steps=20)
         taught = bbdistill.run(config, out=tmp_path / "taught")
-        config = local(recipe(tmp_path / "b", teacher, tiny_student, "kd", steps=20, warmup_max=0), taught.adapter)
+        config = local(
+            recipe(tmp_path / "b", teacher, tiny_student, "kd", steps=20, warmup_max=0),
+            taught.adapter,
+        )
         result = bbdistill.run(config, out=tmp_path / "run", overrides=("teacher.max_tokens=16",))
     first, *_, last = divergences(tmp_path / "run")
-    assert last < 0.3 * first
+    assert last < 0.5 * first
     by_teacher = [
         json.loads(line)["completion"] for line in (tmp_path / "run" / "evaluation.jsonl").read_text().splitlines()
     ]

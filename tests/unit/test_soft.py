@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from student_examples import disturb, plain_logprobs
+from student_examples import disturb, plain_logprobs, sft_examples
 from student_fixtures import prompts, tiny_config, tiny_student
 from torch import Tensor
 
@@ -74,6 +74,29 @@ def test_learning_brings_the_student_to_the_teacher(student: Student, teacher_pa
     example = DistillExample(prompt=prompt, completion=TEXT, scored=scored)
     found = [student.update([], [], [], [example], learning_rate=1e-2)["distill/kl"] for _ in range(25)]
     assert found[-1] < 0.25 * found[0]
+
+
+def test_on_its_own_rollouts_the_student_comes_to_the_teacher(model: Path):
+    """The teacher is the same model, trained; at first it finds itself in bytes that are no text, and scores them."""
+    taught, _ = open_student(tiny_config(model))
+    for _ in range(40):
+        taught.update([], sft_examples(), learning_rate=1e-2)
+    settings = DistillConfig(divergence="reverse_kl")
+    student, _ = open_student(tiny_config(model).model_copy(update={"distill": settings}))
+    found: list[float] = []
+    for step in range(35):
+        drawn = [rollout for group in student.sample(prompts(4), group_size=3, step=step) for rollout in group]
+        with taught.adapters.use("policy"):
+            scores = score_texts(taught.base, [(r.prompt.messages, student.spelt(r)) for r in drawn], top_k=40)
+        examples = [
+            DistillExample(prompt=rollout.prompt, completion=rollout.token_ids, scored=scored)
+            for rollout, scored in zip(drawn, scores, strict=True)
+        ]
+        metrics = student.update([], [], [], examples, learning_rate=1e-2)
+        assert metrics["distill/unaligned"] == 0
+        found.append(metrics["distill/loss"])
+    assert sum(found[-5:]) < 0.6 * sum(found[:5])
+    assert metrics["distill/agreement"] > 0.5
 
 
 def test_a_text_that_the_teacher_spells_otherwise_is_counted_and_left_out(student: Student):
