@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from bbdistill.objectives import Pair, Spot, choose_corrections, choose_pairs
+from bbdistill.objectives import Pair, Spot, choose_coached, choose_corrections, choose_pairs, distinct
 from bbdistill.rewards import told_apart
 from bbdistill.setup import Run
 from bbdistill.stages import Stage, refill_prompts, step_prompts
@@ -77,9 +77,25 @@ class Sampler:
             revising=stage.revising,
             candidates=tuple(drawn.prompts) if stage.candidates else (),
             per_prompt=stage.candidates,
+            groups=tuple(tuple(group) for group in rollouts if stage.references and distinct(group)),
+            references=stage.references,
+            shuffle=f"{run.config.train.seed}:{step}",
+            coached=tuple((rollouts[p][i], verdicts[p][i]) for p, i in self._coached(stage, step, drawn)),
         )
         answers = run.submit(ask(run.teacher, run.judge, questions, run.task.verify))
         return Sampled(prompts=drawn.prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
+
+    def _coached(self, stage: Stage, step: int, drawn: Drawn) -> list[Spot]:
+        """The rollouts to give advice on."""
+        if not stage.coached:
+            return []
+        level = not self.run.config.reward.verifier_alone
+        chosen = self.run.plan.decide(
+            step,
+            "coached",
+            lambda: {"rollouts": choose_coached(drawn.rollouts, drawn.verdicts, stage.coached, level=level)},
+        )
+        return chosen["rollouts"]
 
     def _draw(self, stage: Stage, step: int, stage_step: int) -> Drawn:
         """The step's prompts with their rollouts; others beside them for those that the verifier cannot tell apart."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from bbdistill.client.loop import LoopThread
 from bbdistill.config import RunConfig, Settings
 from bbdistill.configfile import dump_config
+from bbdistill.credit import Assign, ByAdvice, ByCorrection, evenly
 from bbdistill.errors import RunError, RunStopped
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.place import Place
@@ -47,6 +48,8 @@ class Run:
     """Who compares; the teacher itself where the config names no other."""
     student: Student
     discriminator: Discriminator | NoDiscriminator
+    credit: Assign
+    """Which tokens of its rollouts a step's advantages are for."""
     loop: LoopThread
     on_event: OnEvent
     stop: threading.Event
@@ -145,6 +148,7 @@ def open_run(
             judge=judge,
             student=student,
             discriminator=discriminator,
+            credit=_credit(config, student),
             loop=loop,
             on_event=on_event,
             stop=stop,
@@ -155,6 +159,12 @@ def open_run(
     finally:
         loop.run(connection.close())
         loop.close()
+
+
+def _credit(config: RunConfig, student: Student) -> Assign:
+    if config.recipe == "coach":
+        return ByAdvice(student.evidence, clip=config.policy.credit_clip)
+    return ByCorrection(student.touched) if config.policy.token_credit else evenly
 
 
 def note_other_student(run: Run) -> None:

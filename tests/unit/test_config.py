@@ -79,7 +79,7 @@ def test_the_dump_reads_back_as_the_same_config(config_file: Path):
         (f"train.steps={'1' * 5000}", '`train.steps`: expected a whole number, got "111'),
         (f"train.steps=0x{'f' * 5000}", "`train.steps` is a number with too many digits"),
         ("teacher.model=gpt-5", "expected `openai:MODEL` or `anthropic:MODEL`"),
-        ("recipe=ppo", '"gad", "grpo", got "ppo"'),
+        ("recipe=ppo", '"grpo", "rubric", "coach", got "ppo"'),
         ("teacher.input_usd_per_mtok=1.0", "together"),
         ("train", "expected `section.key=value`"),
     ],
