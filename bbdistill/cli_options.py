@@ -10,7 +10,7 @@ import typer
 
 from bbdistill.errors import ConfigError
 
-Recipe = Literal["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo", "kd", "opd"]
+Recipe = Literal["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo", "rubric", "coach", "kd", "opd"]
 CacheMode = Literal["auto", "record", "replay", "off"]
 Config = Annotated[Path, typer.Argument(help="TOML file of the task.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override one key: --set train.steps=5", metavar="A.B=V")]

@@ -7,8 +7,9 @@ from typing import Any
 
 from bbdistill.care import is_refusal
 from bbdistill.config import CacheMode, RunConfig, Settings
-from bbdistill.data import load_prompts, write_demonstrations, write_rows
+from bbdistill.data import load_prompts
 from bbdistill.errors import ConfigError, TeacherError
+from bbdistill.evidence import write_demonstrations, write_rows
 from bbdistill.metrics import Note, OnEvent, money
 from bbdistill.recording import open_recording
 from bbdistill.task import load_verifier, resolve

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import address_secret
 
-Recipe = Literal["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo", "kd", "opd"]
+Recipe = Literal["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo", "rubric", "coach", "kd", "opd"]
+REWARDED: tuple[Recipe, ...] = ("gad", "grpo", "rubric", "coach")
+"""Recipes whose own loop is a policy gradient on rewards, mixed as `[reward]` says."""
 CacheMode = Literal["auto", "record", "replay", "off"]
 VERIFIERS_WITH_A_FILE = ("json_schema", "retrieval", "rubric")
 VERIFIERS = ("json_schema", "fields", "exact", "contains", "regex", "math", "python_tests", "retrieval", "rubric")
@@ -50,6 +52,8 @@ class PurposeCaps(Section):
     demonstrations: float | None = Field(None, gt=0)
     preferences: float | None = Field(None, gt=0)
     corrections: float | None = Field(None, gt=0)
+    rubric: float | None = Field(None, gt=0)
+    coaching: float | None = Field(None, gt=0)
     scores: float | None = Field(None, gt=0)
     evaluation: float | None = Field(None, gt=0)
 
@@ -203,7 +207,7 @@ class TrainConfig(Section):
     learning_rate: float = Field(5e-4, gt=0)
     """Of supervised steps: all but those with a policy or preference term."""
     policy_learning_rate: float = Field(5e-5, gt=0)
-    """Of steps with a policy or preference term: `gad`, `grpo` and `dpo` after their warm-up."""
+    """Of steps with a policy or preference term: those of a recipe with rewards, and of `dpo`, after the warm-up."""
     sft_weight: float = Field(1.0, ge=0)
     """Weight of the supervised term beside the policy or preference term."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -220,9 +224,10 @@ class TrainConfig(Section):
 
 
 class RewardConfig(Section):
-    """Weights of the mix that `gad` and `grpo` reward a rollout with; 0 = off.
+    """Weights of the mix that `gad`, `grpo`, `rubric` and `coach` reward a rollout with; 0 = off.
 
-    A verifier alone keeps its own scale; otherwise every term is brought to the same one before it is weighted.
+    A verifier or a rubric alone keeps its own scale; otherwise every term is brought to the same one before it is
+    weighted.
     """
 
     discriminator: float = Field(0.0, ge=0)
@@ -230,10 +235,17 @@ class RewardConfig(Section):
     verifier: float = Field(1.0, ge=0)
     preference: float = Field(0.0, ge=0)
     """How often the judge prefers a rollout to another of its group, in both orders; see `feedback.preferences`."""
+    rubric: float = Field(0.0, ge=0)
+    """The share of the points that a rollout gets by a rubric written for its group; see `[rubric]`."""
+
+    @property
+    def verifier_alone(self) -> bool:
+        """Whether all there is to a reward is known before anybody is asked."""
+        return not (self.discriminator or self.preference or self.rubric)
 
 
 class PolicyConfig(Section):
-    """The policy term of `gad` and `grpo`."""
+    """The policy term of the recipes with rewards."""
 
     loss: Literal["dapo", "dr_grpo"] = "dapo"
     """What the sum over tokens is divided by: tokens of the step (dapo), or rollouts times the longest (dr_grpo)."""
@@ -257,6 +269,28 @@ class PolicyConfig(Section):
 
     Of `process`: whether what was wrong in a draft is also made less likely, at the ratio of the two learning rates.
     """
+    credit_clip: float = Field(1.0, gt=0, le=1)
+    """How far from 1 the credit of a token may be, before it is scaled so that its rollout's stays what it was.
+
+    1 leaves `token_credit` as it is; what `coach` finds is a ratio, of which one token could have all there is.
+    """
+
+
+class RubricConfig(Section):
+    """What `reward.rubric` asks for: in each step one rubric for each prompt, and one call that marks its answers."""
+
+    answers: int = Field(4, ge=1)
+    """Answers of the teacher to each prompt, beside which the rollouts are marked; the first is its demonstration."""
+
+
+class CoachConfig(Section):
+    """Of the recipe `coach`: the teacher says what is wrong with a rollout, and the student's own view, so advised,
+    says which tokens that concerns."""
+
+    rollouts: int = Field(16, ge=1)
+    """Rollouts that the teacher is asked about per step, at most: the worst that the verifier does not pass."""
+    self: Literal["ema", "base"] = "ema"
+    """Whose view: that of an adapter that follows the student (a twentieth of the way each update), or the base's."""
 
 
 class DPOConfig(Section):
@@ -320,6 +354,8 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     reward: RewardConfig = RewardConfig()  # pyright: ignore[reportCallIssue]
     policy: PolicyConfig = PolicyConfig()  # pyright: ignore[reportCallIssue]
+    rubric: RubricConfig = RubricConfig()  # pyright: ignore[reportCallIssue]
+    coach: CoachConfig = CoachConfig()  # pyright: ignore[reportCallIssue]
     dpo: DPOConfig = DPOConfig()  # pyright: ignore[reportCallIssue]
     distill: DistillConfig = DistillConfig()  # pyright: ignore[reportCallIssue]
     discriminator: DiscriminatorConfig = DiscriminatorConfig()  # pyright: ignore[reportCallIssue]
@@ -333,17 +369,24 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _something_is_rewarded(self) -> Self:
-        if self.recipe not in ("gad", "grpo"):
+        if not self.rewarded:
             return self
-        if not (self.reward.discriminator or self.reward.verifier or self.reward.preference):
+        if self.reward.verifier_alone and not self.reward.verifier:
             raise ValueError("all weights in `[reward]` are 0, so there is nothing to reward; raise one")
         if self.recipe == "gad" and not self.reward.discriminator:
             raise ValueError("`gad` without a discriminator is `grpo`; set `recipe`, or raise `reward.discriminator`")
+        if self.recipe == "rubric" and not self.reward.rubric:
+            raise ValueError("`rubric` without a rubric is `grpo`; set `recipe`, or raise `reward.rubric`")
         if self.reward.preference and not self.feedback.preferences:
             raise ValueError("`reward.preference` needs comparisons; raise `feedback.preferences`")
         if self.train.group_size < 2:
             raise ValueError("advantages are differences within a group; set `train.group_size` to 2 or more")
         return self
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether the recipe has a policy term."""
+        return self.recipe in REWARDED
 
     @model_validator(mode="after")
     def _somebody_scores(self) -> Self:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bbdistill import data
+from bbdistill import evidence
 from bbdistill.errors import RunError
 from bbdistill.objectives import TOO_LONG, Sifted, sift
 from bbdistill.setup import Run
@@ -35,7 +35,7 @@ def collect_demonstrations(run: Run) -> Sifted:
     run.check_abstentions("demonstrations")
     asked = [answer for answer in answers if isinstance(answer, Demonstration)]
     found = [*(given[prompt_id] for prompt_id in chosen["prompts"] if prompt_id in given), *asked]
-    data.write_demonstrations(run.directory.demonstrations, found)
+    evidence.write_demonstrations(run.directory.demonstrations, found)
     sifted = sift(found, run.task.verify, run.student.fits)
     without = ", ".join(f"{count} {reason}" for reason, count in sifted.left_out.items())
     if used and not sifted.kept:

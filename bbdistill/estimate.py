@@ -5,27 +5,21 @@ Every request is made as it would be sent, and weighed instead of sent. No netwo
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+from bbdistill.asking import Asking, Batch, Range
 from bbdistill.client.bounds import BYTES_PER_TOKEN
 from bbdistill.client.prices import price
 from bbdistill.client.store import Store
-from bbdistill.config import RunConfig, Settings, TeacherConfig
-from bbdistill.stages import Stage, demonstrated, prompts_used, stages
+from bbdistill.config import RunConfig, Settings
+from bbdistill.stages import Stage, demonstrated, prompts_marked, prompts_used, stages
 from bbdistill.task import Task, load_task, resolve
 from bbdistill.teacher.weigh import Scale, Weight
 from bbdistill.types import Abstain, Prompt, Purpose, Usage
 
-Range: TypeAlias = tuple[int, int]
-"""At least, at most."""
-
-_ANSWER_BYTES_PER_TOKEN = 8
-"""More than the tokens of any whole answer come to on average, escapes of JSON included."""
-_FEEDBACK_BYTES = 2000
-"""More than a verifier says of one answer."""
 _ENOUGH = 5
 """Recorded replies from which on their lengths are taken for typical."""
 _TYPICAL = (0.1, 0.9)
@@ -100,33 +94,19 @@ def estimate_task(config: RunConfig, task: Task) -> Estimate:
     return Estimate(models=tuple(dict.fromkeys((config.teacher.model, config.judge_config.model))), lines=lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """Calls of one template: how many, and the bytes of those that must be paid for, all together."""
-
-    asked: TeacherConfig
-    provider: str
-    """Of the model asked, as the price table names it."""
-    template: str
-    calls: Range
-    cached: int
-    size: Range
-
-    @property
-    def paid(self) -> Range:
-        return max(0, self.calls[0] - self.cached), max(0, self.calls[1] - self.cached)
-
-
 class _Estimator:
     def __init__(self, config: RunConfig, task: Task, store: Store | None) -> None:
         self._config, self._task, self._store = config, task, store
         self._scale = Scale(config.teacher, templates=config.task.templates)
         self._judge = Scale(config.judge_config, templates=config.task.templates)
+        self._asking = Asking(config, task, self._scale, self._judge)
         self._seen: set[str] = set()
         self._stages = stages(config, [prompt.id for prompt in task.train], task.demonstrations)
 
     async def lines(self) -> list[Line]:
-        asked = self._line("demonstrations", [await self._answers(self._demonstrated() + self._candidates())])
+        wanted = [*self._demonstrated(), *self._candidates(), *self._references()]
+        once = {(prompt.id, sample): (prompt, sample) for prompt, sample in wanted}
+        asked = self._line("demonstrations", [await self._answers(list(once.values()))])
         evaluated = self._line("evaluation", [await self._answers([(prompt, 0) for prompt in self._evaluated()])])
         if self._config.student is None:
             return [asked, evaluated]
@@ -142,18 +122,26 @@ class _Estimator:
 
     async def _feedback(self, policy: Sequence[Stage]) -> list[Line]:
         """What is asked about the student's own answers."""
-        train = self._config.train
+        train, marked = self._config.train, [stage for stage in policy if stage.references]
         most = train.prompts_per_step * train.group_size
         mends = sum(stage.steps * min(stage.corrections or 0, most) for stage in policy)
         # At least one text of each prompt can be corrected; texts that are all alike leave nothing to compare.
         surely = sum(stage.steps * min(stage.corrections or 0, train.prompts_per_step) for stage in policy)
         pairs = sum(stage.steps * stage.preferences for stage in policy)
-        compare, correct = await self._comparing(), await self._correcting()
-        return [
-            self._line("preferences", [_many(compare, (0, 2 * pairs))]),
+        groups = sum(stage.steps * stage.prompts for stage in marked)
+        coached = sum(stage.steps * min(stage.coached, most * (1 + stage.refills)) for stage in policy)
+        compare, correct = await self._asking.comparing(), await self._asking.correcting()
+        lines = [
+            self._line("preferences", [compare.times((0, 2 * pairs))]),
             # One call to correct, two to compare where the verifier cannot decide.
-            self._line("corrections", [_many(correct, (surely, mends)), _many(compare, (0, 2 * mends))]),
+            self._line("corrections", [correct.times((surely, mends)), compare.times((0, 2 * mends))]),
         ]
+        if groups:  # of a group whose texts are all alike nothing is asked
+            writing, marking = await self._asking.writing_rubrics(), await self._asking.marking()
+            lines.append(self._line("rubric", [writing.times((0, groups)), marking.times((0, groups))]))
+        if coached:
+            lines.append(self._line("coaching", [(await self._asking.coaching()).times((0, coached))]))
+        return lines
 
     async def _revised(self, rounds: Sequence[Stage]) -> Line:
         """What is asked to mend the drafts of all rounds: nothing where they pass, everything where none ever does."""
@@ -164,12 +152,15 @@ class _Estimator:
             drafts += len(judged)
             edits += sum(stage.revising.limit if known else 1 for known in judged)
             surely += judged.count(False)  # where nothing can judge a draft, the teacher is asked about it
-        how, correct = rounds[0].revising, await self._correcting()
-        parts = [_many(correct, (0 if how.quoted else surely, edits)), _many(await self._comparing(), (0, 2 * drafts))]
+        how, correct = rounds[0].revising, await self._asking.correcting()
+        parts = [
+            correct.times((0 if how.quoted else surely, edits)),
+            (await self._asking.comparing()).times((0, 2 * drafts)),
+        ]
         if how.quoted:
-            parts.append(_many(await self._criticising(), (surely, edits)))
+            parts.append((await self._asking.criticising()).times((surely, edits)))
         if how.strategy:
-            parts.append(_many(await self._strategising(how.limit), (0, drafts)))
+            parts.append((await self._asking.strategising(how.limit)).times((0, drafts)))
         return self._line("corrections", parts)
 
     async def _scored(self, stages: Sequence[Stage]) -> Line:
@@ -178,11 +169,7 @@ class _Estimator:
         for stage in stages:
             if stage.distils == "rollouts":
                 drawn += stage.steps * stage.prompts * stage.group_size
-        demonstrate = self._scale.teacher.demonstrate
-        low, high = [await self._scale.weigh(demonstrate(prompt)) for prompt in self._extremes()]
-        one = self._one(self._scale.teacher.config, low, high.size + self._answer_bytes())
-        asked = one.asked.model_copy(update={"max_tokens": 1})
-        return self._line("scores", [_many(replace(one, asked=asked), (len(once), len(once) + drawn))])
+        return self._line("scores", [(await self._asking.scoring()).times((len(once), len(once) + drawn))])
 
     def _demonstrated(self) -> list[tuple[Prompt, int]]:
         """Prompts and samples that are asked: those the stages use; without a student, the whole file."""
@@ -202,13 +189,20 @@ class _Estimator:
         asked = {(name, each): None for stage in self._stages for name in stage.ids for each in range(stage.candidates)}
         return [(self._task.prompt(name), sample) for name, sample in asked]
 
+    def _references(self) -> list[tuple[Prompt, int]]:
+        """The same for the answers that rollouts are marked beside."""
+        if self._config.student is None:
+            return []
+        marked = prompts_marked(self._stages, self._config.train.seed)
+        return [(self._task.prompt(name), sample) for name, count in marked.items() for sample in range(count)]
+
     def _evaluated(self) -> list[Prompt]:
         """The test prompts, and those of the validation where no verifier can judge a student's answers."""
         task = self._task
         judged = any(not isinstance(task.verify(prompt, ""), Abstain) for prompt in task.validation)
         return [*task.test, *(() if judged or self._config.student is None else task.validation)]
 
-    async def _answers(self, asked: Sequence[tuple[Prompt, int]]) -> _Batch:
+    async def _answers(self, asked: Sequence[tuple[Prompt, int]]) -> Batch:
         """One call for each prompt and sample; a request that was asked before, in any run, is in the store."""
         demonstrate = self._scale.teacher.demonstrate
         weights = [await self._scale.weigh(demonstrate(prompt, sample=sample)) for prompt, sample in asked]
@@ -219,58 +213,17 @@ class _Estimator:
                 fresh.append(weight)
             self._seen.add(weight.key)
         size = sum(weight.size for weight in fresh)
-        return _Batch(
+        return Batch(
             asked=self._config.teacher,
             provider=weights[0].provider if weights else "",
             template=weights[0].template if weights else "",
             calls=(len(weights), len(weights)),
             cached=len(weights) - len(fresh),
             size=(size, size),
+            room=self._config.teacher.max_tokens,
         )
 
-    async def _comparing(self) -> _Batch:
-        """One comparison, at least of the shortest prompt and two short answers, at most of the longest."""
-        judge = self._judge.teacher
-        low, high = [await self._judge.weigh(judge.compare(prompt, "a", "b")) for prompt in self._extremes()]
-        return self._one(judge.config, low, high.size + 2 * self._answer_bytes())
-
-    async def _correcting(self) -> _Batch:
-        """One correction, likewise."""
-        teacher = self._scale.teacher
-        low, high = [await self._scale.weigh(teacher.correct(prompt, "a")) for prompt in self._extremes()]
-        return self._one(teacher.config, low, high.size + self._answer_bytes() + _FEEDBACK_BYTES)
-
-    async def _criticising(self) -> _Batch:
-        """One critique, likewise."""
-        teacher = self._scale.teacher
-        low, high = [await self._scale.weigh(teacher.critique(prompt, "a")) for prompt in self._extremes()]
-        return self._one(teacher.config, low, high.size + self._answer_bytes() + _FEEDBACK_BYTES)
-
-    async def _strategising(self, revisions: int) -> _Batch:
-        """One strategy, from what was said of each revision by the verifier and by the teacher."""
-        teacher = self._scale.teacher
-        low, high = [await self._scale.weigh(teacher.strategy(prompt, "a")) for prompt in self._extremes()]
-        remarks = revisions * (_FEEDBACK_BYTES + _ANSWER_BYTES_PER_TOKEN * teacher.config.max_tokens)
-        return self._one(teacher.config, low, high.size + remarks)
-
-    def _one(self, asked: TeacherConfig, low: Weight, most: int) -> _Batch:
-        return _Batch(
-            asked=asked,
-            provider=low.provider,
-            template=low.template,
-            calls=(1, 1),
-            cached=0,
-            size=(low.size, most),
-        )
-
-    def _extremes(self) -> Iterator[Prompt]:
-        for choose in (min, max):
-            yield choose(self._task.train, key=lambda prompt: sum(len(str(m["content"])) for m in prompt.messages))
-
-    def _answer_bytes(self) -> int:
-        return _ANSWER_BYTES_PER_TOKEN * self._config.require_student().max_new_tokens
-
-    def _line(self, purpose: Purpose, batches: Sequence[_Batch]) -> Line:
+    def _line(self, purpose: Purpose, batches: Sequence[Batch]) -> Line:
         parts = [(batch, *self._tokens(batch)) for batch in batches]
         costs = [_usd(batch, sent, made) for batch, sent, made, _ in parts]
         known = [cost for cost in costs if cost is not None]
@@ -284,7 +237,7 @@ class _Estimator:
             recorded=sum(recorded for *_, recorded in parts),
         )
 
-    def _tokens(self, batch: _Batch) -> tuple[Range, Range, int]:
+    def _tokens(self, batch: Batch) -> tuple[Range, Range, int]:
         """(input, output, recorded replies that say so) of the calls to be paid for."""
         low, high = batch.paid
         model = batch.asked.model.partition(":")[2]
@@ -294,12 +247,12 @@ class _Estimator:
             return (low * sent[0], high * sent[1]), (low * made[0], high * made[1]), len(lengths)
         return (
             (math.ceil(batch.size[0] / BYTES_PER_TOKEN), batch.size[1]),
-            (low, high * batch.asked.max_tokens),
+            (low, high * batch.room),
             0,
         )
 
 
-def _usd(batch: _Batch, sent: Range, made: Range) -> tuple[float, float] | None:
+def _usd(batch: Batch, sent: Range, made: Range) -> tuple[float, float] | None:
     """Priced call by call, since long ones may have a price of their own."""
     model, found = batch.asked.model.partition(":")[2], [0.0, 0.0]
     for end, count in enumerate(batch.paid):
@@ -311,10 +264,6 @@ def _usd(batch: _Batch, sent: Range, made: Range) -> tuple[float, float] | None:
             return None
         found[end] = count * one
     return found[0], found[1]
-
-
-def _many(one: _Batch, calls: Range) -> _Batch:
-    return replace(one, calls=calls, size=(one.size[0] * calls[0], one.size[1] * calls[1]))
 
 
 def _sum(ranges: Iterable[Range]) -> Range:

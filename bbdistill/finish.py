@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bbdistill import care, data, evaluate
+from bbdistill import care, data, evaluate, evidence
 from bbdistill.config import RunConfig
 from bbdistill.configfile import parse_config
 from bbdistill.evaluate import Answers
@@ -30,7 +30,7 @@ SAMPLES = 10
 def finish(run: Run, state: TrainState) -> RunResult:
     """Adapter, evaluation, report."""
     answers = _evaluate(run, state)
-    data.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
+    evidence.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
     report = _report(run, state, answers)
     save_adapter(run.directory.adapter, run.student, card=card(report))
     write_report(run.directory, report)

@@ -1,11 +1,15 @@
-"""Measures of a step's rollouts that `watched.py` has levels for. Pure."""
+"""Measures of a step's rollouts and of what was said of them; `watched.py` has levels for some. Pure."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TypeAlias
 
-from bbdistill.types import Rollout
+from bbdistill.types import Author, MarkedGroup, Prompt, Rollout
+
+Words: TypeAlias = tuple[str, ...]
 
 RUN = 4
-"""Tokens of a run that is looked for again in the same completion."""
+"""Tokens of a run that is looked for again in the same completion, and words of one that is looked for elsewhere."""
 
 
 def repetition(token_ids: Sequence[int]) -> float:
@@ -42,3 +46,40 @@ def rollout_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], teacher_lengths: 
         "rollout/repetition": sum(repetition(rollout.token_ids) for rollout in flat) / len(flat),
         "rollout/truncated": sum(rollout.stop_reason == "length" for rollout in flat) / len(flat),
     }
+
+
+def rubric_metrics(marked: Sequence[MarkedGroup]) -> dict[str, float]:
+    """Mean number of criteria, and mean scores by author of what could be read; none where nothing was marked."""
+    if not marked:
+        return {}
+    scores: dict[Author, list[float]] = {"teacher": [], "student": []}
+    for answer in (answer for group in marked for answer in group.answers):
+        if answer.score is not None:
+            scores[answer.author].append(answer.score)
+    return {
+        "rubric/criteria": sum(len(group.criteria) for group in marked) / len(marked),
+        **{f"rubric/{author}_score": sum(found) / len(found) for author, found in scores.items() if found},
+    }
+
+
+def runs(text: str) -> list[Words]:
+    """Every four words in a row; case and punctuation do not count."""
+    words = re.findall(r"\w+", text.casefold())
+    return [tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)]
+
+
+def leak(completion: str, told: Set[Words], prompt: Prompt) -> float:
+    """Share of the completion's runs of four words that are `told`, in advice it never saw, and not in its prompt.
+
+    A student that learns from itself as advised may come to quote advice that it never sees (arXiv 2604.03128).
+    """
+    said = runs(completion)
+    shown = set(runs("\n".join(str(message["content"]) for message in prompt.messages)))
+    return sum(run in told and run not in shown for run in said) / len(said) if said else 0.0
+
+
+def leak_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], advice: Iterable[str]) -> dict[str, float]:
+    """Mean over the rollouts, held against all advice that was given before them; none where none was."""
+    told = {run for text in advice for run in runs(text)}
+    found = [leak(rollout.completion, told, rollout.prompt) for group in rollouts_P_G for rollout in group]
+    return {"coach/leak": sum(found) / len(found)} if told and found else {}

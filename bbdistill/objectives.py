@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from bbdistill.care import is_refusal
-from bbdistill.rewards import NONE, Rewards
+from bbdistill.rewards import NONE, Rewards, told_apart
 from bbdistill.stages import Stage
 from bbdistill.types import (
     Abstain,
@@ -85,6 +85,26 @@ def choose_corrections(
             known = verdict.score if isinstance(verdict, Verdict) and not verdict.passed else 1.0
             ranked.append((known, scores_P_G[p][i], (p, i)))
     return [spot for _, _, spot in sorted(ranked)[:count]]
+
+
+def choose_coached(
+    rollouts_P_G: Rollouts, verdicts_P_G: Sequence[Sequence[Verdict | Abstain]], count: int, *, level: bool
+) -> list[Spot]:
+    """Rollouts worth the teacher's advice: the worst that the verifier does not pass, each text once.
+
+    What teaches nothing is not asked about: what was cut off, groups of one text, and, without `level`, those that the
+    verifier cannot tell apart, which have no advantage where nothing else is rewarded. Of equally bad ones, one of
+    every prompt comes before a second of any.
+    """
+    turns = [[float(i) for i in range(len(rollouts_G))] for rollouts_G in rollouts_P_G]
+    worst = choose_corrections(rollouts_P_G, verdicts_P_G, turns, None)
+    differ = list(map(distinct, rollouts_P_G)) if level else list(map(told_apart, verdicts_P_G))
+    return [(p, i) for p, i in worst if differ[p] and rollouts_P_G[p][i].stop_reason == "stop"][:count]
+
+
+def distinct(rollouts_G: Sequence[Rollout]) -> bool:
+    """Whether there is a difference to be found: more than one text."""
+    return len(_first_of_each_text(rollouts_G)) > 1
 
 
 def policy_batch(

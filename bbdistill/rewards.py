@@ -1,4 +1,4 @@
-"""What is rewarded: a mix of discriminator, verifier and judge, as advantages within each prompt's group. Pure."""
+"""What is rewarded: discriminator, verifier, preferences, rubric, as advantages within each prompt's group. Pure."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bbdistill.config import PolicyConfig, RewardConfig
-from bbdistill.types import Abstain, Preference, Rollout, Verdict
+from bbdistill.types import Abstain, MarkedGroup, Preference, Rollout, Verdict
 
 Values = Sequence[Sequence[float]]
 """One number per rollout, (P, G)."""
@@ -14,6 +14,8 @@ Verdicts = Sequence[Sequence[Verdict | Abstain]]
 Rollouts = Sequence[Sequence[Rollout]]
 NONE = 1e-12
 """Below this an advantage is rounding."""
+OWN_SCALE = (["verifier"], ["rubric"])
+"""Terms that keep their scale where they are alone: shares of what there is to reach, in [0, 1]."""
 _TINY = 1e-4
 
 
@@ -41,13 +43,13 @@ def reward(
 
     `terms` are called as in `weights`. Their scales are not comparable, and a discriminator's logits have none, so each
     is centred within the group and divided by its deviation over the batch (arXiv 2508.08221); a group's own deviation
-    would magnify meaningless differences. A verifier alone keeps its own scale; `trust` is the share of the
+    would magnify meaningless differences. A verifier or a rubric alone keeps its scale; `trust` is the share of the
     discriminator's weight that it deserves now (see `balance.py`). `policy.scale_rewards` divides the
     advantages of a group by their deviation (GRPO, arXiv 2402.03300); without it, dr_grpo's (arXiv 2503.20783).
     `drift_P_G`, log pi / pi_base of a whole rollout in nats, is held against it last, in nats (k1 in the reward).
     """
     used = {name: values for name, values in terms.items() if getattr(weights, name) > 0}
-    scaled = {name: values if list(used) == ["verifier"] else _standardise(values) for name, values in used.items()}
+    scaled = {name: values if list(used) in OWN_SCALE else _standardise(values) for name, values in used.items()}
     weight = {name: getattr(weights, name) * (trust if name == "discriminator" else 1.0) for name in used}
     weighted = [[[weight[name] * value for value in values_G] for values_G in scaled[name]] for name in used]
     # A group at a time, then a rollout at a time.
@@ -88,6 +90,16 @@ def wins(rollouts_P_G: Rollouts, preferences: Sequence[Preference]) -> list[list
         return sum(found) / len(found) if found else 0.0
 
     return [[value(rollout) for rollout in rollouts_G] for rollouts_G in rollouts_P_G]
+
+
+def graded(rollouts_P_G: Rollouts, marked: Sequence[MarkedGroup]) -> list[list[float]]:
+    """The rubric's term: the share of its points that a rollout's text got (ROPD, arXiv 2605.07396).
+
+    A group without a rubric, or with a text whose marks cannot be read, has none: an abstention is never a zero.
+    """
+    scores = {(group.prompt.id, answer.text): answer.score for group in marked for answer in group.answers}
+    found_P_G = [[scores.get((r.prompt.id, r.completion)) for r in rollouts_G] for rollouts_G in rollouts_P_G]
+    return [_all_or_none(found_G) for found_G in found_P_G]
 
 
 def without_length(scores_P_G: Values, rollouts_P_G: Rollouts) -> list[list[float]]:
@@ -144,8 +156,13 @@ def _deviation(centred: Sequence[float]) -> float:
 
 
 def _checks(verdicts_G: Sequence[Verdict | Abstain]) -> list[float]:
-    scores = [verdict.score for verdict in verdicts_G if isinstance(verdict, Verdict)]
-    return scores if len(scores) == len(verdicts_G) else [0.0] * len(verdicts_G)
+    return _all_or_none([verdict.score if isinstance(verdict, Verdict) else None for verdict in verdicts_G])
+
+
+def _all_or_none(scores_G: Sequence[float | None]) -> list[float]:
+    """The scores of a group; no difference where one of them is missing."""
+    known = [score for score in scores_G if score is not None]
+    return known if len(known) == len(scores_G) else [0.0] * len(scores_G)
 
 
 def _shares(weighted: Mapping[str, Values]) -> dict[str, float]:

@@ -7,6 +7,7 @@ runs/<name>/
   checkpoints/step_000020/    what a resume needs; the newest one counts
   rollouts/ preferences/ corrections/ step_000020.jsonl   and demonstrations.jsonl: evidence, in TRL's columns
   lessons/ set_aside/ step_000020.jsonl                   what a round found worth imitating, and what not, and why
+  rubrics/ coachings/ step_000020.jsonl                   by what answers were marked, and how; advice on what failed
 """
 
 import json
@@ -133,7 +134,7 @@ class RunDir:
         return self.path / "demonstrations.jsonl"
 
     def evidence(self, kind: str, step: int) -> Path:
-        """File of one step's rollouts, preferences, corrections, lessons, or what was set aside."""
+        """File of one step's rollouts, or of what was said of them or found in them."""
         folder = self.path / kind
         folder.mkdir(exist_ok=True)
         return folder / f"step_{step:06d}.jsonl"

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from bbdistill.objectives import Pair, Spot, choose_corrections, choose_pairs
+from bbdistill.objectives import Pair, Spot, choose_coached, choose_corrections, choose_pairs, distinct
 from bbdistill.rewards import told_apart
 from bbdistill.setup import Run
 from bbdistill.stages import Stage, refill_prompts, step_prompts
@@ -77,10 +77,26 @@ class Sampler:
             revising=stage.revising,
             candidates=tuple(drawn.prompts) if stage.candidates else (),
             per_prompt=stage.candidates,
+            groups=tuple(tuple(group) for group in rollouts if stage.references and distinct(group)),
+            references=stage.references,
+            shuffle=f"{run.config.train.seed}:{step}",
+            coached=tuple((rollouts[p][i], verdicts[p][i]) for p, i in self._coached(stage, step, drawn)),
             texts=self._scored(stage, drawn),
         )
         answers = run.submit(ask(run.teacher, run.judge, run.scorer, questions, run.task.verify))
         return Sampled(prompts=drawn.prompts, rollouts=rollouts, verdicts=verdicts, answers=answers)
+
+    def _coached(self, stage: Stage, step: int, drawn: Drawn) -> list[Spot]:
+        """The rollouts to give advice on."""
+        if not stage.coached:
+            return []
+        level = not self.run.config.reward.verifier_alone
+        chosen = self.run.plan.decide(
+            step,
+            "coached",
+            lambda: {"rollouts": choose_coached(drawn.rollouts, drawn.verdicts, stage.coached, level=level)},
+        )
+        return chosen["rollouts"]
 
     def _scored(self, stage: Stage, drawn: Drawn) -> tuple[tuple[Prompt, str], ...]:
         """Answers whose tokens the teacher is asked to score, in the order in which `distill_batch` takes them."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from bbdistill.client.loop import LoopThread
 from bbdistill.config import RunConfig, Settings
 from bbdistill.configfile import dump_config
+from bbdistill.credit import Assign, ByAdvice, ByCorrection, evenly
 from bbdistill.errors import RunError, RunStopped
 from bbdistill.local import open_local
 from bbdistill.metrics import Note, OnEvent
@@ -51,6 +52,8 @@ class Run:
     discriminator: Discriminator | NoDiscriminator
     scorer: Scorer
     """Who says how likely the teacher finds a text, where the recipe asks for that."""
+    credit: Assign
+    """Which tokens of its rollouts a step's advantages are for."""
     loop: LoopThread
     on_event: OnEvent
     stop: threading.Event
@@ -152,6 +155,7 @@ def open_run(
             student=student,
             discriminator=discriminator,
             scorer=local or _scorer(config, teacher),
+            credit=_credit(config, student),
             loop=loop,
             on_event=on_event,
             stop=stop,
@@ -169,6 +173,12 @@ def _scorer(config: RunConfig, teacher: Teacher) -> Scorer:
         return NoScorer()
     make = OwnScorer if config.distill.scores == "own" else GivenScorer
     return make(teacher, top_k=config.distill.top_k)
+
+
+def _credit(config: RunConfig, student: Student) -> Assign:
+    if config.recipe == "coach":
+        return ByAdvice(student.evidence, clip=config.policy.credit_clip)
+    return ByCorrection(student.touched) if config.policy.token_credit else evenly
 
 
 def note_other_student(run: Run) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
@@ -49,6 +49,10 @@ class Stage:
     """How they are corrected."""
     candidates: int = 0
     """Answers asked of the teacher for each prompt."""
+    references: int = 0
+    """The same, to mark the rollouts beside them, by a rubric for each prompt; 0 = there is no rubric."""
+    coached: int = 0
+    """Rollouts that the teacher gives advice on in each step, at most."""
     learning_rate: float
     validate_every: int
     """Steps between validations; the last step is always followed by one. 0 = none."""
@@ -102,7 +106,7 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
                     "for any; set `feedback.demonstrations = true`"
                 )
             return (supervised,)
-        case "gad" | "grpo":
+        case "gad" | "grpo" | "rubric" | "coach":
             rewarded = (_discriminator(config, ids), _policy(config, ids))
             return tuple(stage for stage in (warmup, *rewarded) if stage.steps > 0)
         case "dpo":
@@ -122,7 +126,9 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
             dense = replace(supervised, name="kd", distils="demonstrations", sft_weight=train.sft_weight)
             return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "opd":
-            dense = replace(_policy(config, ids), name="opd", policy_weight=0.0, distils="rollouts", refills=0)
+            dense = replace(
+                _policy(config, ids), name="opd", policy_weight=0.0, distils="rollouts", refills=0, references=0
+            )
             return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "best_of_n" | "isft" | "rgt" | "process":
             rounds = itertools.chain(*(_round(config, ids, number) for number in range(train.rounds)))
@@ -155,8 +161,7 @@ def _discriminator(config: RunConfig, ids: Sequence[str]) -> Stage:
 
 def _policy(config: RunConfig, ids: Sequence[str]) -> Stage:
     """Rewards on the student's own rollouts."""
-    train, feedback = config.train, config.feedback
-    alone = not config.reward.discriminator and not config.reward.preference
+    train, feedback, reward = config.train, config.feedback, config.reward
     return replace(
         _discriminator(config, ids),
         name="policy",
@@ -164,9 +169,11 @@ def _policy(config: RunConfig, ids: Sequence[str]) -> Stage:
         lessons="demonstrations",
         sft_weight=train.sft_weight,
         policy_weight=1.0,
-        refills=config.policy.refills if alone else 0,  # only a verifier is known before the teacher is asked
+        refills=config.policy.refills if reward.verifier_alone else 0,
         preferences=feedback.preferences,
         corrections=feedback.corrections,
+        references=config.rubric.answers if reward.rubric else 0,
+        coached=config.coach.rollouts if config.recipe == "coach" else 0,
         validate_every=train.validate_policy_every,
     )
 
@@ -181,6 +188,7 @@ def _preference(config: RunConfig, ids: Sequence[str]) -> Stage:
         group_size=1 if snapshot else config.train.group_size,
         refills=0,
         compares=True,
+        references=0,
         policy_weight=0.0,
         preference_weight=1.0,
     )
@@ -257,12 +265,21 @@ def prompts_used(stages: Sequence[Stage], seed: int, shown: Collection[str]) -> 
 
     `shown` are those that may have one: a stage with rewards takes the others too.
     """
-    used: dict[str, None] = {}
+    among = set(shown)
+    used = itertools.chain(*(names for _, names in _taken(stages, seed)))
+    return [name for name in dict.fromkeys(used) if name in among]
+
+
+def prompts_marked(stages: Sequence[Stage], seed: int) -> dict[str, int]:
+    """The prompts whose rollouts are marked by a rubric then, and beside how many answers of the teacher."""
+    return {name: stage.references for stage, names in _taken(stages, seed) for name in names if stage.references}
+
+
+def _taken(stages: Sequence[Stage], seed: int) -> Iterator[tuple[Stage, list[str]]]:
+    """Each stage that shows answers of the teacher, with its prompts; the stages share one stream."""
     first = 0
     for stage in stages:
         if stage.shows:
             last = first + stage.steps * stage.prompts
-            used |= dict.fromkeys(epochs(stage.ids, seed, first, last))
+            yield stage, epochs(stage.ids, seed, first, last)
             first = last
-    among = set(shown)
-    return [name for name in used if name in among]

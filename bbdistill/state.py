@@ -55,6 +55,8 @@ class TrainState:
     """What the stage that gathers has found for the next one, by prompt id."""
     blamed: dict[str, PolicyExample] = field(default_factory=dict[str, PolicyExample])
     """Drafts of these prompts with the blame on what was wrong in them, by prompt id."""
+    advice: list[str] = field(default_factory=list[str])
+    """What the coach said so far, each text once: what the student must not come to quote."""
     best_tags: bool = False
     """Whether the best student answers behind empty strategy tags."""
     best: AdapterState = field(default_factory=dict[str, Tensor])
@@ -68,9 +70,11 @@ class TrainState:
         self.counts.tokens += int(metrics.get("optim/tokens", 0))
 
     def count(self, feedback: Feedback) -> None:
+        """Remembers a step's feedback, as far as later steps and the report need it."""
         self.counts.preferences += len(feedback.preferences)
         self.counts.corrections += len(feedback.corrections)
         self.counts.corrections_accepted += len(feedback.accepted)
+        self.advice = list(dict.fromkeys([*self.advice, *(coaching.advice for coaching in feedback.coachings)]))
 
     def gather(self, found: Gathered) -> None:
         """Keeps what is to be imitated in the next stage."""

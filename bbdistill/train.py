@@ -10,17 +10,16 @@ import itertools
 import time
 from collections.abc import Mapping
 
-from bbdistill import data
+from bbdistill import evidence
 from bbdistill.collapse import collapse
 from bbdistill.demonstrations import collect_demonstrations
 from bbdistill.errors import RunStopped
 from bbdistill.evaluate import judge, mean
 from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
-from bbdistill.measures import rollout_metrics
+from bbdistill.measures import leak_metrics, rollout_metrics, rubric_metrics
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
     Lessons,
-    Spot,
     as_lessons,
     blame_batch,
     distill_batch,
@@ -30,14 +29,14 @@ from bbdistill.objectives import (
     ranked_pairs,
     sft_batch,
 )
-from bbdistill.rewards import Rewards, checks, reward, reward_metrics, wins, without_length
+from bbdistill.rewards import Rewards, checks, graded, reward, reward_metrics, wins, without_length
 from bbdistill.sampling import Sampled, Sampler
 from bbdistill.setup import Run
 from bbdistill.stages import Stage
 from bbdistill.state import TrainState
 from bbdistill.teacher.ask import Feedback
 from bbdistill.teacher.ask import demonstrations as ask_demonstrations
-from bbdistill.types import Demonstration, PolicyExample
+from bbdistill.types import FEEDBACK, Demonstration, PolicyExample
 
 
 class Trainer:
@@ -85,11 +84,12 @@ class Trainer:
         sampled = self._sampler.sampled(stage)
         feedback = run.wait(sampled.answers, f"step {self.state.step + 1}: asking the teacher")
         rewards = self._rewards(sampled, feedback)
+        credit = run.credit(sampled.rollouts, rewards, feedback)
         pairs = ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
-        metrics = self._measured(sampled)
+        metrics = self._measured(sampled, feedback)
         metrics |= run.student.update(
             [
-                *policy_batch(sampled.rollouts, rewards, stage.policy_weight, self._credit(sampled, feedback)),
+                *policy_batch(sampled.rollouts, rewards, stage.policy_weight, credit.magnitudes),
                 *blame_batch(sampled.prompts, self.state.blamed, stage),
             ],
             sft_batch(sampled.prompts, self._lessons(stage), feedback.accepted, stage),
@@ -100,7 +100,7 @@ class Trainer:
         metrics |= run.discriminator.update(pairs)
         metrics |= self._gather(stage, sampled, feedback)
         self._keep(sampled, feedback)
-        return metrics | reward_metrics(rewards)
+        return metrics | credit.metrics | reward_metrics(rewards)
 
     def _lessons(self, stage: Stage) -> Lessons:
         """What the stage imitates."""
@@ -121,6 +121,7 @@ class Trainer:
             "discriminator": scores,
             "verifier": checks(sampled.verdicts),
             "preference": wins(sampled.rollouts, feedback.preferences),
+            "rubric": graded(sampled.rollouts, feedback.marked),
         }
         held_back = config.policy.kl == "k1_reward" and config.policy.kl_coef > 0
         return reward(
@@ -132,23 +133,15 @@ class Trainer:
             discriminator_version=run.discriminator.version,
         )
 
-    def _credit(self, sampled: Sampled, feedback: Feedback) -> dict[Spot, tuple[float, ...]]:
-        """Of corrected rollouts, which tokens their advantage is for: those that an accepted correction changed."""
-        if not self.run.config.policy.token_credit:
-            return {}
-        places = {id(r): (p, i) for p, group in enumerate(sampled.rollouts) for i, r in enumerate(group)}
-        return {
-            places[id(c.rollout)]: self.run.student.touched(c.rollout, edited(c.rollout.completion, c.text))
-            for c in feedback.accepted
-        }
-
-    def _measured(self, sampled: Sampled) -> dict[str, float]:
+    def _measured(self, sampled: Sampled, feedback: Feedback) -> dict[str, float]:
         """What the monitors look at besides the losses."""
         run = self.run
         ages = [run.student.version - rollout.policy_version for rollout in itertools.chain(*sampled.rollouts)]
         cap, spent = run.config.teacher.max_usd, run.teacher.spent_usd
         return {
             **rollout_metrics(sampled.rollouts, self._lengths),
+            **rubric_metrics(feedback.marked),
+            **leak_metrics(sampled.rollouts, self.state.advice),
             **run.discriminator.tripwire(sampled.rollouts, self.demonstrations),
             **run.teacher.ledger.rates(),
             **({"policy/staleness": sum(ages) / len(ages)} if ages else {}),
@@ -170,8 +163,8 @@ class Trainer:
                 found = self._best_candidates(sampled, feedback)
         self.state.gather(found)
         step = self.state.step + 1
-        data.write_lessons(run.directory.evidence("lessons", step), itertools.chain(*found.lessons.values()))
-        data.write_set_aside(run.directory.evidence("set_aside", step), found.set_aside)
+        evidence.write_lessons(run.directory.evidence("lessons", step), itertools.chain(*found.lessons.values()))
+        evidence.write_set_aside(run.directory.evidence("set_aside", step), found.set_aside)
         return found.tally.metrics()
 
     def _blamed(self, feedback: Feedback) -> dict[str, PolicyExample]:
@@ -204,11 +197,15 @@ class Trainer:
         """Evidence of the step for people, and its counts."""
         directory, step = self.run.directory, self.state.step + 1
         if sampled.rollouts:
-            data.write_rollouts(directory.evidence("rollouts", step), itertools.chain(*sampled.rollouts))
+            evidence.write_rollouts(directory.evidence("rollouts", step), itertools.chain(*sampled.rollouts))
         if feedback.judgements:
-            data.write_preferences(directory.evidence("preferences", step), feedback.preferences)
+            evidence.write_preferences(directory.evidence("preferences", step), feedback.preferences)
         if feedback.corrections:
-            data.write_corrections(directory.evidence("corrections", step), feedback.corrections)
+            evidence.write_corrections(directory.evidence("corrections", step), feedback.corrections)
+        if feedback.marked:
+            evidence.write_rubrics(directory.evidence("rubrics", step), feedback.marked)
+        if feedback.coachings:
+            evidence.write_coachings(directory.evidence("coachings", step), feedback.coachings)
         self.state.count(feedback)
 
     def _tell(self, stage: Stage, metrics: dict[str, float]) -> None:
@@ -225,7 +222,7 @@ class Trainer:
         )
         self._watch(stage, metrics)
         self.run.check_abstentions("demonstrations")
-        self.run.check_abstentions("preferences", "corrections")
+        self.run.check_abstentions(*FEEDBACK)
 
     def _watch(self, stage: Stage, metrics: Mapping[str, float]) -> None:
         """Tells what the monitors find; ends a run that has gone wrong, unless it is replayed or told to go on."""

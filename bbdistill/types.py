@@ -12,10 +12,13 @@ Message: TypeAlias = Mapping[str, Any]
 """One chat message as the APIs have it: `role`, `content`, and whatever else the provider knows."""
 
 StopReason = Literal["stop", "length"]
+Author = Literal["teacher", "student"]
 PairSource = Literal["teacher", "preference", "correction", "pool"]
 """Why one is better: it is the teacher's ("pool": against an earlier student), a judge said so, it mends the other."""
-Purpose = Literal["demonstrations", "preferences", "corrections", "scores", "evaluation"]
+Purpose = Literal["demonstrations", "preferences", "corrections", "rubric", "coaching", "scores", "evaluation"]
 """What a teacher is asked for."""
+FEEDBACK: tuple[Purpose, ...] = ("preferences", "corrections", "rubric", "coaching")
+"""Of these, what is asked about the student's own answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,44 @@ class Mark:
 
     met: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """Something that answers to one prompt meet or do not meet."""
+
+    text: str
+    points: int
+    """From 1 to 5: how much hangs on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkedAnswer:
+    """An answer that was marked without telling the judge whose it is."""
+
+    author: Author
+    text: str
+    marks: tuple[Mark, ...] = ()
+    """One for each criterion; empty where they cannot be read."""
+    score: float | None = None
+    """Points that it gets, as a share of all; None without marks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkedGroup:
+    """The answers to one prompt, by a rubric that was written for them."""
+
+    prompt: Prompt
+    criteria: tuple[Criterion, ...]
+    answers: tuple[MarkedAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coaching:
+    """What the teacher says of a rollout that failed: advice that would have helped, without the answer."""
+
+    rollout: Rollout
+    advice: str
 
 
 Judgement: TypeAlias = Preference | Tie | Abstain

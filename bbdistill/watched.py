@@ -279,6 +279,22 @@ MONITORS = (
         says="{percent:.0f} % of the answers were cut at `student.max_new_tokens`, and are rewarded for what they lack",
         do="raise it, or see why they do not end",
     ),
+    # A student that answers with advice it never saw has learned the wrong thing from its advised self (arXiv
+    # 2604.03128). By chance docstrings of Python's library share 2 % of such runs with 800 pieces of 40 words from
+    # other modules, and 4 % with 1,600; texts about a single subject may share twice as many (our estimate).
+    Monitor(
+        name="leak",
+        key="coach/leak",
+        beyond="above",
+        over=3,
+        warn=Level(at=0.1, steps=2),
+        stop=Level(at=0.25, steps=2),
+        says=(
+            "{percent:.0f} % of what the student says, four words at a time, stands in advice of the coach that it was "
+            "not shown and not in its prompt: it quotes the advice instead of following it"
+        ),
+        do="read `rollouts/` beside `coachings/`, and lower `train.policy_learning_rate` or `policy.credit_clip`",
+    ),
     # What is not answered is left out, so it costs money and no bias; the run's own limit (half, by default) ends it.
     Monitor(
         name="abstentions",

@@ -1,14 +1,15 @@
 """A teacher that follows rules instead of a model, behind a real HTTP server on loopback, and counts what it is asked.
 
 The user names a number ("number 17"); the answer is {"number": 17}. It prefers the right answer and repairs any. About
-a document it asks three questions, and a question about a document's last word is searched with it.
+a document it asks three questions, and a question about a document's last word is searched with it. Its rubric is
+always the same, and so is its advice.
 """
 
 import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,7 @@ class RuleTeacher:
 
     Of the numbers in `slips` its first correction is still wrong, of those in `hopeless` every one; its answer to those
     in `long` goes on for 200,000 characters. With `varied` the same training prompt gets four answers in turn, of which
-    two are right.
+    two are right. With `vague` it writes no rubric that can be read, with `silent` it marks no answer.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class RuleTeacher:
         self.slips: set[int] = set()
         self.hopeless: set[int] = set()
         self.long: set[int] = set()
-        self.varied = False
+        self.varied = self.vague = self.silent = False
         lock = threading.Lock()
         teacher = self
 
@@ -49,6 +50,8 @@ class RuleTeacher:
                 messages = asked["messages"]
                 given = messages[-1]["role"] == "assistant"  # to be scored, not answered
                 said = "" if given else answer(messages, teacher.slips, teacher.hopeless, turn)
+                if (teacher.vague and '"criteria"' in said) or (teacher.silent and '"marks"' in said):
+                    said = "They are all fine."
                 if any(messages[-1]["content"] == f"number {number}" for number in teacher.long):
                     said += "x" * 200_000
                 body = json.dumps(completion(said) | logprobs(asked, said)).encode()
@@ -117,10 +120,36 @@ def answer(
     if "first goes wrong" in system:
         shared = next((i for i, (a, b) in enumerate(zip(said, right, strict=False)) if a != b), 0)
         return json.dumps({"why": "rule", "verdict": "wrong", "quote": said[shared:]})
+    if "You write the rubric" in system:
+        return json.dumps({"criteria": [{"criterion": text, "points": points} for text, (points, _) in RUBRIC.items()]})
+    if "You mark answers" in system:
+        return json.dumps({"marks": list(marks(asked, number))})
+    if "You coach a writer" in system:
+        return json.dumps({"mistake": "rule", "advice": ADVICE})
     if "one short strategy" in system:
         return json.dumps({"strategy": "Copy the number."})
     wrong = json.dumps({"number": int(number) + 1})
     return right if int(number) >= 100 else (right, right.replace(" ", ""), "no", wrong)[turn % 4]
+
+
+ADVICE = "Copy the number that the user names into the field, and nothing else."
+RUBRIC: dict[str, tuple[int, Callable[[str, str], bool]]] = {
+    "Holds the number that the user names": (5, lambda text, number: number in text),
+    "Holds a letter": (2, lambda text, number: any(letter.isalpha() for letter in text)),
+    "Has no more than six characters": (1, lambda text, number: len(text) <= 6),
+    "Begins with a brace": (1, lambda text, number: text.startswith("{")),
+}
+"""Criteria, their points, and when an answer meets them."""
+
+
+def marks(asked: str, number: str) -> Iterator[dict[str, Any]]:
+    criteria = re.findall(
+        r"^\d+\. (.*)$", re.findall(r"<criteria>\n(.*?)\n</criteria>", asked, re.DOTALL)[0], re.MULTILINE
+    )
+    for place, text in re.findall(r"<answer_(\d+)>\n(.*?)\n</answer_\1>", asked, re.DOTALL):
+        for at, criterion in enumerate(criteria, start=1):
+            met = RUBRIC[criterion][1](text, number)
+            yield {"answer": int(place), "criterion": at, "reason": "rule", "met": met}
 
 
 def questions(words: list[str]) -> str:

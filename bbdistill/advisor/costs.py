@@ -57,6 +57,9 @@ def hours(config: RunConfig, task: Task, found: Findings) -> float | None:
         rollouts = _prompts(stage) * stage.group_size
         drawn += (rollouts + _validations(stage) * len(task.validation)) * draft
         trained += READ * _read(stage, draft, answer) + _learned(stage, config, draft, answer)
+        # The advised student reads what was coached twice: behind its prompt, and behind the advice.
+        coached = min(stage.coached, stage.prompts * stage.group_size * (1 + stage.refills))
+        trained += READ * 2 * stage.steps * coached * draft
         if stage.compares and config.reward.discriminator:  # it scores the rollouts, and learns from them
             trained += (READ + RANKED) * rollouts * draft
     # The base and the best student answer the test prompts, and what the demonstrations alone came to.

@@ -69,11 +69,11 @@ class Adapters:
         set_peft_model_state_dict(self._model, dict(state), adapter_name=name)
         self._freeze()
 
-    def copy(self, source: str, to: str) -> None:
-        """Makes adapter `to` what `source` is now."""
+    def copy(self, source: str, to: str, *, share: float = 1.0) -> None:
+        """Makes adapter `to` what `source` is now, or takes it so far of the way there."""
         with torch.no_grad():
             for mine, theirs in zip(self._parameters[to], self._parameters[source], strict=True):
-                mine.copy_(theirs)
+                mine.lerp_(theirs, share)
 
     def _freeze(self) -> None:
         # PEFT makes whatever it activates trainable, so this follows each of its calls.

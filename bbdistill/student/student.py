@@ -12,6 +12,7 @@ from bbdistill.errors import ConfigError
 from bbdistill.losses.common import masked_mean, sequence_log_ratio
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import by_prompt, collate, completion_logprobs, micro_batches
+from bbdistill.student.coached import FOLLOWED, Copy, Evidence, evidence
 from bbdistill.student.discriminator import DISCRIMINATOR, TRIPWIRE, Discriminator, NoDiscriminator
 from bbdistill.student.model import Base, load_base, load_chat
 from bbdistill.student.optimiser import Optimiser
@@ -19,23 +20,25 @@ from bbdistill.student.sample import Sampled, sample
 from bbdistill.student.soft import DistillTerm, SoftUnit, soft_units
 from bbdistill.student.terms import PolicyTerm, PreferenceTerm, SFTTerm
 from bbdistill.student.tree import Row
-from bbdistill.types import DistillExample, PolicyExample, Prompt, RankedPair, Rollout, SFTExample
+from bbdistill.types import Coaching, DistillExample, PolicyExample, Prompt, RankedPair, Rollout, SFTExample
 
-POLICY, SNAPSHOT = "policy", "snapshot"
+POLICY, SNAPSHOT, FOLLOWER = "policy", "snapshot", "follower"
 
 
 class Student:
     """The adapter "policy" on the shared base, and its optimiser. `version` counts the updates so far.
 
     Once it was trained on strategies (`tags`) the student answers behind empty strategy tags; the base never does.
-    The adapter "snapshot", of a student that learns preferences, is what it was before the first of them.
+    The adapter "snapshot", of a student that learns preferences, is what it was before the first of them. "follower",
+    of one that is coached, is a running mean of what it was since the first advice.
     """
 
     def __init__(self, base: Base, adapters: Adapters, config: RunConfig) -> None:
         self.base, self.adapters, self.version, self.tags = base, adapters, 0, False
         self._settings, self._train, self._config = config.require_student(), config.train, config
         self._optimiser = Optimiser("student", adapters.parameters(POLICY), max_grad_norm=config.train.max_grad_norm)
-        self._has_snapshot = False
+        self._snapshot = Copy(adapters, POLICY, SNAPSHOT)
+        self._follower = Copy(adapters, POLICY, FOLLOWER, rate=FOLLOWED)
 
     def sample(
         self, prompts: Sequence[Prompt], *, group_size: int, step: int, frozen: bool = False
@@ -48,7 +51,7 @@ class Student:
             [random.Random(f"{self._train.seed}:{step}:{prompt.id}:{g}") for g in range(group_size)]
             for prompt in prompts
         ]
-        adapter = self._snapshot() if frozen else POLICY
+        adapter = self._snapshot.name if frozen else POLICY
         found = self._sample(prompts, draws, temperature=self._settings.temperature, adapter=adapter)
         return [
             [self._rollout(prompt, g, sampled) for g, sampled in enumerate(group)]
@@ -115,6 +118,13 @@ class Student:
         """The very bytes of its tokens; those that belong to no character as `surrogateescape` writes them."""
         return b"".join(self.base.chat.spelling.pieces(rollout.token_ids)).decode("utf-8", "surrogateescape")
 
+    def evidence(self, coachings: Sequence[Coaching]) -> list[Evidence | None]:
+        """How much likelier advice makes each token of a rollout, to the base or to the follower; see `coached.py`."""
+        if not coachings:
+            return []
+        adapter = None if self._config.coach.self == "base" else self._follower.name
+        return evidence(self.base, self.adapters, adapter, coachings, tags=self.tags)
+
     def update(
         self,
         policy: Sequence[PolicyExample],
@@ -152,6 +162,7 @@ class Student:
         metrics["optim/lr"] = learning_rate
         metrics["optim/tokens"] = float(sum(term.tokens for term in terms))
         self.version += 1
+        self._follower.follow()
         self.tags = self.tags or any(example.strategy for example in sft)
         return metrics
 
@@ -169,16 +180,16 @@ class Student:
             "optimiser": self._optimiser.state(),
             "version": self.version,
             "tags": self.tags,
-            "snapshot": self.adapters.state(SNAPSHOT) if self._has_snapshot else None,
+            "snapshot": self._snapshot.state(),
+            "follower": self._follower.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.load_adapter_state(state["adapter"])
         self._optimiser.load_state(state["optimiser"])
         self.version, self.tags = state["version"], state["tags"]
-        self._has_snapshot = state["snapshot"] is not None
-        if self._has_snapshot:
-            self.adapters.load_state(SNAPSHOT, state["snapshot"])
+        self._snapshot.load_state(state["snapshot"])
+        self._follower.load_state(state["follower"])
 
     def _policy_term(self, examples: Sequence[PolicyExample]) -> PolicyTerm:
         rows = [self._row(example.rollout.prompt, example.rollout.token_ids, tags=self.tags) for example in examples]
@@ -191,7 +202,7 @@ class Student:
             [((prompt.id, text), self._row(prompt, text, tags=self.tags)) for prompt, text in group] for group in groups
         ]
         beta = self._config.dpo.beta
-        return PreferenceTerm(self.base.model, self.adapters, self._snapshot(), pairs, rows, beta=beta)
+        return PreferenceTerm(self.base.model, self.adapters, self._snapshot.name, pairs, rows, beta=beta)
 
     def _aligned(self, soft: Sequence[DistillExample]) -> tuple[list[tuple[DistillExample, Row, list[SoftUnit]]], int]:
         """Examples with their units, and how many there are of which the teacher's tokens spell another text."""
@@ -206,13 +217,6 @@ class Student:
         examples, rows, units = zip(*scored, strict=True)
         weights = [example.weight for example in examples]
         return DistillTerm(self.base.model, rows, units, weights, self._config.distill)
-
-    def _snapshot(self) -> str:
-        """The adapter that keeps the student as it was when this was first asked for."""
-        if not self._has_snapshot:
-            self.adapters.copy(POLICY, SNAPSHOT)
-            self._has_snapshot = True
-        return SNAPSHOT
 
     def _sample(
         self,
@@ -278,8 +282,12 @@ def open_student(config: RunConfig) -> tuple[Student, Discriminator | NoDiscrimi
             f"the tokenizer of `{base.name}` cannot say which characters its tokens hold, which `process` needs to "
             "weigh the corrected part alone; use a student with a fast tokenizer, or the recipe `isft`"
         )
-    judged = config.recipe in ("gad", "grpo") and config.reward.discriminator > 0
-    more = (DISCRIMINATOR, TRIPWIRE) if judged else (SNAPSHOT,) if config.recipe == "dpo" else ()
+    judged = config.rewarded and config.reward.discriminator > 0
+    more = (
+        *((DISCRIMINATOR, TRIPWIRE) if judged else ()),
+        *((SNAPSHOT,) if config.recipe == "dpo" else ()),
+        *((FOLLOWER,) if config.recipe == "coach" and config.coach.self == "ema" else ()),
+    )
     adapters = Adapters(base, (POLICY, *more), rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed)
     student = Student(base, adapters, config)
     if not judged:

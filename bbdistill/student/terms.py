@@ -56,7 +56,7 @@ class PolicyTerm:
             batch = collate(model, [rows[i] for i in indices])
             self._batches.append(batch)
             self._drawn.append(batch.place([examples[i].rollout.logprobs for i in indices]))
-            self._advantages.append(_advantages(batch, [examples[i] for i in indices]))
+            self._advantages.append(_advantages(batch, [examples[i] for i in indices], settings.credit_clip))
         measured = len(self._batches) if self._kl_coef > 0 else 1
         with adapters.use(None):
             references = [completion_logprobs(model, batch) for batch in self._batches[:measured]]
@@ -151,13 +151,13 @@ class PreferenceTerm:
         return merge_metrics(parts)
 
 
-def _advantages(batch: Batch, examples: Sequence[PolicyExample]) -> Tensor:
+def _advantages(batch: Batch, examples: Sequence[PolicyExample], clip: float) -> Tensor:
     """(B,), or (B, T) where any of the examples says which of its tokens its advantage is for."""
     direction = torch.tensor([example.advantage for example in examples], device=batch.mask.device)
     if all(example.magnitude is None for example in examples):
         return direction
     each = [example.magnitude or [1.0] * len(example.rollout.token_ids) for example in examples]
-    return token_credit(direction, batch.place(each), batch.mask)
+    return token_credit(direction, batch.place(each), batch.mask, limit=clip)
 
 
 def _or(given: Tensor | None, other: Tensor) -> Tensor:

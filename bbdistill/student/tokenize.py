@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bbdistill.errors import ConfigError
 from bbdistill.student.spelling import Spelling
-from bbdistill.types import Message
+from bbdistill.types import Message, Prompt
 
 PROBE = ({"role": "user", "content": "a"},)
 NO_STRATEGY = "[THINK] [/THINK]\n"
@@ -20,6 +21,19 @@ They are plain text: special tokens would need embeddings that no adapter trains
 _TORN = "\ufffd"
 """What the bytes of an unfinished character are decoded to."""
 _STRATEGY = re.compile(r"\s*\[THINK\].*?\[/THINK\]\s?", re.DOTALL)
+
+
+def advised(prompt: Prompt, advice: str) -> Prompt:
+    """The prompt with advice before what the user first says.
+
+    Not as a system message: some templates refuse one, and others then leave out the one they would have put there.
+    """
+    messages = [dict(message) for message in prompt.messages]
+    first = next((message for message in messages if message["role"] == "user"), messages[-1])
+    line = f"Keep in mind: {advice}\n\n"
+    said = first.get("content")
+    first["content"] = [{"type": "text", "text": line}, *said] if isinstance(said, list) else f"{line}{said or ''}"
+    return replace(prompt, messages=tuple(messages))
 
 
 class Chat:

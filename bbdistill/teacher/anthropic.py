@@ -44,10 +44,9 @@ class AnthropicMessages:
         base_url: str | None,
         api_key: str,
         http_client: httpx2.AsyncClient,
-        max_tokens: int,
         temperature: float | None,
     ) -> None:
-        self._model, self._max_tokens = model, max_tokens
+        self._model = model
         # Gone from the SDK's signature, and refused by current models; older models and local servers still take it.
         self._extra_body = None if temperature is None else {"temperature": temperature}
         # An explicit key keeps the SDK from looking for credentials in profiles on disk.
@@ -62,7 +61,7 @@ class AnthropicMessages:
         self.batches = AnthropicBatches(self._sdk)
 
     async def send(
-        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
+        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str], max_tokens: int
     ) -> RawReply:
         systems = [str(message["content"]) for message in messages if message["role"] == "system"]
         turns = [message for message in messages if message["role"] != "system"]
@@ -70,7 +69,7 @@ class AnthropicMessages:
         create = cast(Any, self._sdk.messages.with_raw_response.create)
         reply = await create(
             model=self._model,
-            max_tokens=self._max_tokens,
+            max_tokens=max_tokens,
             messages=turns,
             extra_headers=dict(headers),
             extra_body=self._extra_body,

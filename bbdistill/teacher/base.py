@@ -108,9 +108,11 @@ class Provider(Protocol):
     def batches(self) -> BatchApi: ...
 
     async def send(
-        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
+        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str], max_tokens: int
     ) -> RawReply:
-        """One call. `options` go into the body as they are; `headers` carry what the store notes beside the reply.
+        """One call of at most `max_tokens` in its reply.
+
+        `options` go into the body as they are; `headers` carry what the store notes beside the reply.
 
         Raises the SDK's exceptions.
         """

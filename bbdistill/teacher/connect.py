@@ -224,6 +224,5 @@ def _provider(config: TeacherConfig, stack: Stack, key: str, local: InProcess | 
         base_url=config.base_url or address,
         api_key=key,
         http_client=httpx2.AsyncClient(transport=AsyncEdge(stack), timeout=config.timeout_s),
-        max_tokens=config.max_tokens,
         temperature=config.temperature,
     )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bbdistill.types import TeacherReply
+from bbdistill.types import FEEDBACK, TeacherReply
 
 ENOUGH = 20
 """Below this many calls of a kind, a rate says nothing."""
@@ -168,9 +168,9 @@ class Ledger:
 
     def rates(self) -> dict[str, float]:
         """How usable the feedback has been so far, by the names in `metrics.jsonl`; none while there is too little."""
-        feedback, found = ("preferences", "corrections"), dict[str, float]()
-        if self.calls_for(*feedback) >= ENOUGH:
-            found["teacher/abstain_rate"] = self.abstain_rate(*feedback)
+        found = dict[str, float]()
+        if self.calls_for(*FEEDBACK) >= ENOUGH:
+            found["teacher/abstain_rate"] = self.abstain_rate(*FEEDBACK)
         if self.comparisons >= ENOUGH:
             found["teacher/order_flip_rate"] = self.flips / self.comparisons
         return found

@@ -48,7 +48,6 @@ class OpenAIChat:
         base_url: str | None,
         api_key: str,
         http_client: httpx2.AsyncClient,
-        max_tokens: int,
         temperature: float | None,
     ) -> None:
         self._model = model
@@ -56,13 +55,11 @@ class OpenAIChat:
         self.batches = OpenAIBatches(self._sdk)
         # Compatible servers know only the older name; the official one refuses it for reasoning models.
         self._official = self._sdk.base_url.host == "api.openai.com"
-        limit = "max_completion_tokens" if self._official else "max_tokens"
-        self._options: dict[str, Any] = {limit: max_tokens}
-        if temperature is not None:
-            self._options["temperature"] = temperature
+        self._limit = "max_completion_tokens" if self._official else "max_tokens"
+        self._options: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
 
     async def send(
-        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str]
+        self, messages: Sequence[Message], options: Mapping[str, Any], headers: Mapping[str, str], max_tokens: int
     ) -> RawReply:
         create = cast(Any, self._sdk.chat.completions.with_raw_response.create)
         # Requests that begin alike go where that beginning is cached. Other servers may refuse the field.
@@ -72,7 +69,7 @@ class OpenAIChat:
             model=self._model,
             messages=list(messages),
             extra_headers=dict(headers),
-            **{**self._options, **cache, **options},
+            **{self._limit: max_tokens, **self._options, **cache, **options},
         )
         return RawReply(path=PATH, headers=reply.headers, body=reply.content)
 

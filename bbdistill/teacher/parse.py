@@ -8,7 +8,7 @@ import re
 from typing import Any, Literal, cast
 
 from bbdistill.teacher.base import JsonSchema
-from bbdistill.types import Mark
+from bbdistill.types import Criterion, Mark
 
 Winner = Literal["A", "B"]
 
@@ -55,6 +55,25 @@ RUBRIC = JsonSchema(
     },
 )
 
+CRITERIA = JsonSchema(
+    name="criteria",
+    schema={
+        "type": "object",
+        "properties": {
+            "criteria": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"criterion": {"type": "string"}, "points": {"type": "integer"}},
+                    "required": ["criterion", "points"],
+                    "additionalProperties": False,
+                },
+            }
+        },
+        "required": ["criteria"],
+        "additionalProperties": False,
+    },
+)
 CRITIQUE = JsonSchema(
     name="critique",
     schema={
@@ -77,6 +96,15 @@ STRATEGY = JsonSchema(
         "additionalProperties": False,
     },
 )
+COACH = JsonSchema(
+    name="coaching",
+    schema={
+        "type": "object",
+        "properties": {"mistake": {"type": "string"}, "advice": {"type": "string"}},
+        "required": ["mistake", "advice"],
+        "additionalProperties": False,
+    },
+)
 QUESTIONS = JsonSchema(
     name="questions",
     schema={
@@ -87,6 +115,8 @@ QUESTIONS = JsonSchema(
     },
 )
 
+MOST_CRITERIA = 12
+"""In one rubric: as many as `prompts/criteria.md` asks for at most, so that the length of the marks has a bound."""
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _NAMED = re.compile(
     r"\b(?:winner|better|answer|verdict)\b\W{0,12}(?:is\W{0,4})?(?:answer\W{0,4})?\b([AB])\b", re.IGNORECASE
@@ -138,6 +168,23 @@ def marks(text: str, *, answers: int, criteria: int) -> list[tuple[Mark, ...] | 
     ]
 
 
+def criteria(text: str) -> tuple[Criterion, ...] | None:
+    """A rubric of 1 to 12 criteria with 1 to 5 points each; of two with the same words the first counts."""
+    found = _object(text)
+    rows: object = found.get("criteria") if found is not None else None
+    read: dict[str, Criterion] = {}
+    for row in cast(list[Any], rows) if isinstance(rows, list) else []:
+        match row:
+            case {"criterion": str() as said, "points": int() as points} if (
+                points in range(1, 6) and points is not True and said.strip()
+            ):
+                line = " ".join(said.split())
+                read.setdefault(line, Criterion(text=line, points=points))
+            case _:
+                return None
+    return tuple(read.values()) if 1 <= len(read) <= MOST_CRITERIA else None
+
+
 def critique(text: str) -> tuple[str | None, str] | None:
     """(quote of the first wrong part, why); the quote is None where the answer is found right.
 
@@ -158,9 +205,12 @@ def critique(text: str) -> tuple[str | None, str] | None:
 
 def strategy(text: str) -> str | None:
     """One line, whatever the frame."""
-    found = _object(text)
-    said = text if found is None else found.get("strategy")
-    return " ".join(said.split()) or None if isinstance(said, str) else None
+    return _line(text, "strategy")
+
+
+def advice(text: str) -> str | None:
+    """Likewise."""
+    return _line(text, "advice")
 
 
 def questions(text: str) -> list[str] | None:
@@ -181,6 +231,13 @@ def locate(quote: str, answer: str) -> tuple[int, int] | None:
         return exact, exact + len(quote)
     loose = re.search(r"\s+".join(words), answer) if words else None
     return loose.span() if loose else None
+
+
+def _line(text: str, key: str) -> str | None:
+    """What stands under `key`; without the JSON frame, the whole text."""
+    found = _object(text)
+    said = text if found is None else found.get(key)
+    return " ".join(said.split()) or None if isinstance(said, str) else None
 
 
 def _object(text: str) -> dict[str, Any] | None:

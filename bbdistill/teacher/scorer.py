@@ -54,7 +54,7 @@ class GivenScorer:
             "continue_final_message": True,
         }
         messages = [*prompt.messages, {"role": "assistant", "content": text}]
-        raw = await _asked(self._teacher, prompt, messages, {"max_tokens": 1, "extra_body": wanted})
+        raw = await _asked(self._teacher, prompt, messages, {"extra_body": wanted}, 1)
         if isinstance(raw, Abstain):
             return raw
         return given_scores(raw, text) or _abstained(self._teacher, "no log-probs of the given text")
@@ -77,19 +77,20 @@ class OwnScorer:
 
     async def _one(self, prompt: Prompt, text: str) -> Scores | Abstain:
         messages = self._template.render(prompt.messages, {})
-        raw = await _asked(self._teacher, prompt, messages, self._teacher.answer_options)
+        limit = self._teacher.config.max_tokens
+        raw = await _asked(self._teacher, prompt, messages, self._teacher.answer_options, limit)
         if isinstance(raw, Abstain):
             return raw
         return own_scores(raw, text) or _abstained(self._teacher, "no log-probs of its own answer")
 
 
 async def _asked(
-    teacher: Teacher, prompt: Prompt, messages: Sequence[Any], options: dict[str, Any]
+    teacher: Teacher, prompt: Prompt, messages: Sequence[Any], options: dict[str, Any], max_tokens: int
 ) -> RawReply | Abstain:
     headers = {"x-bbdistill-purpose": PURPOSE, "x-bbdistill-prompt": quote(prompt.id)}
     try:
         with teacher.ledger.asking(teacher.config.model, PURPOSE):
-            raw = await teacher.connection.provider.send(messages, options, headers)
+            raw = await teacher.connection.provider.send(messages, options, headers, max_tokens)
     except Exception as fault:
         return _abstained(teacher, outcome_of(fault, teacher.config))
     teacher.ledger.answered(teacher.config.model, PURPOSE, read_reply(raw, teacher.config))

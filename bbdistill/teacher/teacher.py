@@ -9,9 +9,9 @@ A reply that cannot be used is an `Abstain`; only a teacher that cannot be used 
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from bbdistill.client.gate import LimitHistory
@@ -20,15 +20,17 @@ from bbdistill.configfile import teacher_config
 from bbdistill.errors import TeacherError
 from bbdistill.metrics import Progress
 from bbdistill.teacher import parse
-from bbdistill.teacher.base import JsonSchema, Provider, RawReply, SchemaForm
+from bbdistill.teacher.base import JsonSchema
 from bbdistill.teacher.connect import Connection, connect
 from bbdistill.teacher.differences import differences
-from bbdistill.teacher.faults import outcome_of, refuses_schema
+from bbdistill.teacher.faults import outcome_of
 from bbdistill.teacher.ledger import Ledger
 from bbdistill.teacher.reply import read_reply
+from bbdistill.teacher.structured import Structured
 from bbdistill.templates import Template, load_template
 from bbdistill.types import (
     Abstain,
+    Criterion,
     Critique,
     Demonstration,
     Fix,
@@ -41,8 +43,11 @@ from bbdistill.types import (
     Tie,
 )
 
+T = TypeVar("T")
 Input: TypeAlias = Prompt | Sequence[Message] | str
-_VERBS = ("demonstrate", "compare", "correct", "critique", "strategy", "rubric", "questions")
+TOKENS_PER_MARK = 80
+"""More than one mark takes, with its reason of a sentence: what `Teacher.rubric` makes room for in its reply."""
+_VERBS = ("demonstrate", "compare", "correct", "critique", "strategy", "coach", "criteria", "rubric", "questions")
 
 
 class Teacher:
@@ -68,8 +73,7 @@ class Teacher:
         self.templates = templates
         self.ledger = Ledger()
         self._templates = {name: load_template(name, templates) for name in _VERBS}
-        self._schema_form: SchemaForm | None = None
-        self._probing = asyncio.Lock()
+        self._structured = Structured()
         self.answer_options: dict[str, Any] = {}
         """What goes into the body of a request for an answer, beside the conversation."""
 
@@ -178,29 +182,38 @@ class Teacher:
         self, prompt: Input, answer: str, feedback: str = "", *, purpose: str = "corrections"
     ) -> Fix | Abstain:
         """The smallest edit of `answer` that makes it right, given what a verifier said of it."""
-        prompt = as_prompt(prompt)
-        variables = {"messages": prompt.messages, "answer": answer, "feedback": feedback}
-        template = self._templates["correct"]
-        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.CORRECT, purpose)
-        if isinstance(reply, Abstain):
-            return reply
-        found = parse.correction(reply.text)
-        if found is None:
-            return self._abstain(purpose, "unreadable correction")
-        return Fix(text=found[0], reason=found[1])
+        about, prompt = {"answer": answer, "feedback": feedback}, as_prompt(prompt)
+        found = await self._about(prompt, "correct", about, parse.CORRECT, parse.correction, purpose, "correction")
+        return found if isinstance(found, Abstain) else Fix(text=found[0], reason=found[1])
+
+    async def criteria(
+        self, prompt: Input, references: Sequence[str], drafts: Sequence[str], *, purpose: str = "rubric"
+    ) -> tuple[Criterion, ...] | Abstain:
+        """A rubric for answers to `prompt`, from answers that are very likely right and drafts that may not be."""
+        about, prompt = {"references": references, "drafts": drafts}, as_prompt(prompt)
+        return await self._about(prompt, "criteria", about, parse.CRITERIA, parse.criteria, purpose, "criteria")
 
     async def rubric(
-        self, prompt: Input, answers: Sequence[str], criteria: Sequence[str], *, purpose: str = "evaluation"
+        self,
+        prompt: Input,
+        answers: Sequence[str],
+        criteria: Sequence[str],
+        *,
+        purpose: str = "evaluation",
+        shuffle: str = "",
     ) -> list[tuple[Mark, ...] | Abstain]:
         """Which criteria each answer meets: a mark for each, in the order given. All in one call.
 
-        The judge sees the answers numbered, in an order that depends on their text alone, and an equal one once.
+        The judge sees the answers numbered, in an order that depends on their text and on `shuffle` alone, and an equal
+        one once.
         """
         prompt = as_prompt(prompt)
-        shown = sorted(set(answers), key=lambda answer: hashlib.sha256(answer.encode("utf-8", "replace")).digest())
+        shown = sorted(set(answers), key=lambda text: _digest(shuffle + text))
         variables = {"messages": prompt.messages, "answers": shown, "criteria": criteria}
-        template = self._templates["rubric"]
-        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.RUBRIC, purpose)
+        template, room = self._templates["rubric"], TOKENS_PER_MARK * len(shown) * len(criteria)
+        reply = await self._ask(
+            prompt, template, template.render(prompt.messages, variables), parse.RUBRIC, purpose, room=room
+        )
         if isinstance(reply, Abstain):
             return [reply for _ in answers]
         found = dict(zip(shown, parse.marks(reply.text, answers=len(shown), criteria=len(criteria)), strict=True))
@@ -213,15 +226,10 @@ class Teacher:
         self, prompt: Input, answer: str, feedback: str = "", *, purpose: str = "corrections"
     ) -> Critique | Abstain:
         """Where `answer` first goes wrong, quoted from it; a quote that is not in the answer is an `Abstain`."""
-        prompt = as_prompt(prompt)
-        variables = {"messages": prompt.messages, "answer": answer, "feedback": feedback}
-        template = self._templates["critique"]
-        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.CRITIQUE, purpose)
-        if isinstance(reply, Abstain):
-            return reply
-        found = parse.critique(reply.text)
-        if found is None:
-            return self._abstain(purpose, "unreadable critique")
+        about, prompt = {"answer": answer, "feedback": feedback}, as_prompt(prompt)
+        found = await self._about(prompt, "critique", about, parse.CRITIQUE, parse.critique, purpose, "critique")
+        if isinstance(found, Abstain):
+            return found
         quoted, why = found
         span = None if quoted is None else parse.locate(quoted, answer)
         if quoted is not None and span is None:
@@ -230,13 +238,15 @@ class Teacher:
 
     async def strategy(self, prompt: Input, rationale: str, *, purpose: str = "corrections") -> str | Abstain:
         """How to answer prompts like this one, in one short line, from what was wrong with answers to it."""
-        prompt = as_prompt(prompt)
-        variables = {"messages": prompt.messages, "rationale": rationale}
-        template = self._templates["strategy"]
-        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.STRATEGY, purpose)
-        if isinstance(reply, Abstain):
-            return reply
-        return parse.strategy(reply.text) or self._abstain(purpose, "unreadable strategy")
+        about, prompt = {"rationale": rationale}, as_prompt(prompt)
+        return await self._about(prompt, "strategy", about, parse.STRATEGY, parse.strategy, purpose, "strategy")
+
+    async def coach(
+        self, prompt: Input, answer: str, feedback: str = "", *, purpose: str = "coaching"
+    ) -> str | Abstain:
+        """What kind of mistake a wrong answer makes and how to avoid it, in one line, without the right answer."""
+        about, prompt = {"answer": answer, "feedback": feedback}, as_prompt(prompt)
+        return await self._about(prompt, "coach", about, parse.COACH, parse.advice, purpose, "advice")
 
     async def questions(
         self, document: str, count: int, *, purpose: str = "demonstrations"
@@ -252,18 +262,28 @@ class Teacher:
 
     async def _winner(self, prompt: Prompt, a: str, b: str, purpose: str) -> str | Abstain:
         """The text that won when `a` was shown first."""
-        variables = {"messages": prompt.messages, "a": a, "b": b, "differences": differences(a, b)}
-        template = self._templates["compare"]
-        reply = await self._ask(prompt, template, template.render(prompt.messages, variables), parse.COMPARE, purpose)
+        about = {"a": a, "b": b, "differences": differences(a, b)}
+        found = await self._about(prompt, "compare", about, parse.COMPARE, parse.winner, purpose, "verdict")
+        return found if isinstance(found, Abstain) else {"A": a, "B": b}[found]
+
+    async def _about(
+        self,
+        prompt: Prompt,
+        verb: str,
+        variables: Mapping[str, Any],
+        schema: JsonSchema,
+        read: Callable[[str], T | None],
+        purpose: str,
+        what: str,
+    ) -> T | Abstain:
+        """One call about a conversation; where `read` makes nothing of the reply, `what` it should be is unreadable."""
+        template = self._templates[verb]
+        messages = template.render(prompt.messages, {"messages": prompt.messages, **variables})
+        reply = await self._ask(prompt, template, messages, schema, purpose)
         if isinstance(reply, Abstain):
             return reply
-        match parse.winner(reply.text):
-            case "A":
-                return a
-            case "B":
-                return b
-            case None:
-                return self._abstain(purpose, "unreadable verdict")
+        found = read(reply.text)
+        return self._abstain(purpose, f"unreadable {what}") if found is None else found
 
     async def _ask(
         self,
@@ -273,8 +293,9 @@ class Teacher:
         schema: JsonSchema | None,
         purpose: str,
         sample: int = 0,
+        room: int = 0,
     ) -> TeacherReply | Abstain:
-        """One call; the ledger has it whatever comes back."""
+        """One call, with `room` tokens for its reply even if the config allows fewer; the ledger has it in any case."""
         headers = {
             "x-bbdistill-purpose": purpose,
             "x-bbdistill-prompt": quote(prompt.id),
@@ -283,7 +304,9 @@ class Teacher:
         }
         try:
             with self.ledger.asking(self.config.model, purpose):
-                raw = await self._send(messages, schema, headers)
+                limit = max(room, self.config.max_tokens)
+                provider, plain = self.connection.provider, self.answer_options
+                raw = await self._structured.send(provider, messages, schema, headers, limit, plain)
         except Exception as fault:
             # The SDKs wrap everything below them; what is not about this one request is raised from here.
             return self._abstain(purpose, outcome_of(fault, self.config))
@@ -292,35 +315,6 @@ class Teacher:
         if reply.stop == "stop":
             return reply
         return self._abstain(purpose, "refusal" if reply.stop == "refusal" else "cut at the output limit")
-
-    async def _send(self, messages: Sequence[Message], schema: JsonSchema | None, headers: dict[str, str]) -> RawReply:
-        """Sends with structured output in the first form that the server takes, or without any.
-
-        The form is found by the first call that wants one, while the others wait: so a replay asks in the same order.
-        """
-        provider = self.connection.provider
-        if schema is None:
-            return await provider.send(messages, self.answer_options, headers)
-        if self._schema_form is None:
-            async with self._probing:
-                if self._schema_form is None:
-                    return await self._probe(provider, messages, schema, headers)
-        return await provider.send(messages, self._schema_form(schema), headers)
-
-    async def _probe(
-        self, provider: Provider, messages: Sequence[Message], schema: JsonSchema, headers: dict[str, str]
-    ) -> RawReply:
-        for form in provider.schema_forms:
-            try:
-                reply = await provider.send(messages, form(schema), headers)
-            except Exception as fault:
-                if not refuses_schema(fault):
-                    raise
-            else:
-                self._schema_form = form
-                return reply
-        self._schema_form = _no_schema
-        return await provider.send(messages, {}, headers)
 
     @property
     def connection(self) -> Connection:
@@ -331,6 +325,10 @@ class Teacher:
     def _abstain(self, purpose: str, reason: str) -> Abstain:
         self.ledger.abstained(self.config.model, purpose, reason)
         return Abstain(reason=reason)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
 def as_prompt(given: Input) -> Prompt:
@@ -344,7 +342,3 @@ def as_prompt(given: Input) -> Prompt:
             canonical = json.dumps([dict(message) for message in given], sort_keys=True, ensure_ascii=False)
             digest = hashlib.sha256(canonical.encode()).hexdigest()
             return Prompt(id=f"p-{digest[:12]}", messages=tuple(given))
-
-
-def _no_schema(_: JsonSchema) -> dict[str, Any]:
-    return {}

@@ -51,6 +51,8 @@ def test_good_demonstrations_are_imitated(tmp_path: Path, command: Command, unde
         "dpo",
         "gad",
         "grpo",
+        "rubric",
+        "coach",
     ]
     assert all(cost["hours"] > 0 and cost["usd"] for cost in figures["costs"])
     written, before = (dump_config(load_config(file)) for file in (tmp_path / "next" / "task.toml", config))

@@ -85,6 +85,15 @@ def test_rewards_take_rollouts_and_a_discriminator(path: Path) -> None:
     assert RANKED == 0.8
 
 
+def test_a_rubric_takes_rollouts_and_advice_is_read_twice(path: Path) -> None:
+    # As `gad` without a discriminator, and nothing imitated or corrected after the warm-up of 4 steps of 2; `coach` has
+    # none of these, and reads 5 rollouts twice in each of 6 steps.
+    fewer = ("feedback.corrections=0", "train.sft_weight=0")
+    assert tokens(path, "recipe=rubric", *fewer) == (3600 + 600 + 1500, 80 + 3600 + READ * 150)
+    found = tokens(path, "recipe=coach", "coach.rollouts=5", *fewer)
+    assert found == (3600 + 400 + 1000, 3600 + READ * (2 * 6 * 500 + 100))
+
+
 def test_rounds_take_a_draft_of_each_prompt_and_read_what_becomes_of_it(path: Path) -> None:
     # Each of 2 rounds: 10 drafts, 10 drafts and their corrections read, 6 steps of 2 corrections, 2 validations of 2.
     # There are no demonstrations: only the base and the student answer at the end.

@@ -11,7 +11,7 @@ import bbdistill
 
 PACKAGE = Path(bbdistill.__file__).parent
 
-BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "rundir", "metrics"}
+BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "evidence", "rundir", "metrics"}
 CORE = {"local", "setup", "state", "finish", "train", "demonstrations", "sampling", "collapse"}
 API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter", "examples"}
 
@@ -37,9 +37,10 @@ ALLOWED: dict[str, set[str]] = {
     "monitors": {"metrics", "watched"},
     "stages": BOTTOM,
     "objectives": BOTTOM | {"care", "rewards", "stages"},
+    "credit": {"types", "objectives", "rewards", "teacher"},
     "lessons": BOTTOM | {"objectives", "teacher"},
     "evaluate": BOTTOM | {"task", "verify"},
-    "setup": BOTTOM | {"client", "local", "teacher", "student", "task", "plan", "place", "stages"},
+    "setup": BOTTOM | {"client", "local", "teacher", "student", "task", "plan", "place", "stages", "credit"},
     "state": BOTTOM | {"setup", "student", "teacher", "stages", "lessons", "monitors"},
     "collapse": BOTTOM | {"setup", "state", "monitors", "student"},
     "demonstrations": BOTTOM | {"setup", "stages", "objectives", "teacher"},
@@ -53,7 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     "starter": BOTTOM,
     "collect": BOTTOM | {"care", "task", "teacher", "recording"},
     "checks": BOTTOM | {"task", "verify", "client", "teacher"},
-    "estimate": BOTTOM | {"task", "stages", "client", "teacher"},
+    "asking": BOTTOM | {"task", "teacher"},
+    "estimate": BOTTOM | {"task", "stages", "client", "teacher", "asking"},
     "dryrun": BOTTOM | {"care", "task", "stages", "estimate", "student"},
     "advisor": BOTTOM | {"task", "teacher", "verify", "student", "stages", "objectives", "estimate", "starter"},
     "examples": BOTTOM | {"task", "teacher", "verify"},

@@ -124,7 +124,7 @@ def test_the_version_is_said(tmp_path: Path):
         (("collect", "task.toml", "--set", "teacher.cache=train.jsonl"), "train.jsonl` is not a store"),
         (("collect", "--from-cache", "used.db", "--purpose", "nope"), "of purpose `nope`; it has demonstrations"),
         (("collect", "task.toml", "--set", "task.verifier=fieldz"), "did you mean `fields`?"),
-        (("collect", "task.toml", "--set", "task.templates=nowhere"), "nowhere` is not a directory with one of `com"),
+        (("collect", "task.toml", "--set", "task.templates=nowhere"), "nowhere` is not a directory with one of `coa"),
         (("collect", "task.toml", "--max-usd", "nan"), "--max-usd: expected a finite number"),
         (("collect", "task.toml", "--max-usd", "1", "--set", "teacher.model=openai:x"), "no price is known for"),
         (("run", "task.toml", "--max-usd", "1", "--set", "teacher.model=openai:x"), "no price is known for"),

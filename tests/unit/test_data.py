@@ -7,17 +7,28 @@ from typing import Any
 
 import pytest
 
-from bbdistill.data import (
-    Dataset,
-    load_prompts,
-    split,
+from bbdistill.data import Dataset, load_prompts, split
+from bbdistill.errors import ConfigError
+from bbdistill.evidence import (
+    write_coachings,
     write_corrections,
     write_demonstrations,
     write_preferences,
     write_rollouts,
+    write_rubrics,
 )
-from bbdistill.errors import ConfigError
-from bbdistill.types import Correction, Demonstration, Preference, Prompt, Rollout
+from bbdistill.types import (
+    Coaching,
+    Correction,
+    Criterion,
+    Demonstration,
+    Mark,
+    MarkedAnswer,
+    MarkedGroup,
+    Preference,
+    Prompt,
+    Rollout,
+)
 
 USER = {"role": "user", "content": "Hi"}
 SAID = {"role": "assistant", "content": "Hello"}
@@ -224,6 +235,17 @@ def test_columns_are_those_trl_reads(file: Path):
     write_rollouts(file, [rollout()])
     drawn = {"completion": rejected, "sample": 2, "policy_version": 3, "stop_reason": "stop"}
     assert written(file) == [{**head, **drawn}]
+    write_coachings(file, [Coaching(rollout=rollout(), advice="Look twice.")])
+    assert written(file) == [{**head, "completion": rejected, "sample": 2, "advice": "Look twice."}]
+    marked = MarkedAnswer(author="student", text="Hé", marks=(Mark(met=True, reason="é"),), score=1.0)
+    criteria = (Criterion(text="Greets", points=3),)
+    unread = MarkedAnswer(author="teacher", text="Hello")
+    write_rubrics(file, [MarkedGroup(prompt=prompt(), criteria=criteria, answers=(marked, unread))])
+    answers = [
+        {"completion": rejected, "author": "student", "score": 1.0, "marks": [{"met": True, "reason": "é"}]},
+        {"completion": [SAID], "author": "teacher", "score": None, "marks": []},
+    ]
+    assert written(file) == [{**head, "criteria": [{"criterion": "Greets", "points": 3}], "answers": answers}]
     assert "Hé" in file.read_text(encoding="utf-8")
 
 

@@ -86,6 +86,28 @@ def test_a_run_asks_about_its_rollouts_too(config: Path) -> None:
     assert line(found, "preferences").input_tokens[1] > 30 * 2 * 512
 
 
+def test_a_rubric_and_advice_are_asked_for_step_by_step(config: Path) -> None:
+    student = ('student.model="any"', "student.max_new_tokens=64", "train.steps=3", "train.prompts_per_step=2")
+    small = (*PRICED, *student, "train.group_size=4", "train.warmup_max=1")
+    found = estimate(config, overrides=(*small, "recipe=rubric", "rubric.answers=3"))
+    calls = {line.purpose: line.calls for line in found.lines}
+    # 8 prompts: 2 to warm up on, of which none or some came with an answer, and 6 with 3 answers each.
+    assert calls["demonstrations"][0] == calls["demonstrations"][1] in (18, 19, 20)
+    assert calls["rubric"] == (0, 2 * 3 * 2)
+    assert (calls["preferences"], calls["corrections"], "coaching" in calls) == ((0, 0), (0, 0), False)
+    marks = line(found, "rubric")
+    # At most 6 rubrics of 100 tokens, and 6 times 12 marks of 80 tokens for each of 3 + 4 answers.
+    assert marks.output_tokens == (0, 6 * 100 + 6 * 12 * 80 * 7)
+    assert marks.input_tokens[1] > 2 * 6 * 8 * (3 * 100 + 4 * 64)
+    assert found.usd is not None
+    advised = estimate(config, overrides=(*small, "recipe=coach", "coach.rollouts=5", "policy.refills=0"))
+    calls = {line.purpose: line.calls for line in advised.lines}
+    assert calls["coaching"] == (0, 3 * 5)
+    assert (calls["demonstrations"], "rubric" in calls) == ((0, 0), False)
+    more = estimate(config, overrides=(*small, "recipe=coach", "coach.rollouts=99", "policy.refills=1"))
+    assert line(more, "coaching").calls == (0, 3 * 2 * 4 * 2)
+
+
 def test_what_is_stored_costs_nothing_and_tells_the_lengths(tmp_path: Path) -> None:
     with rule_teacher() as teacher:
         config = write_task(tmp_path, teacher, Path("never-loaded"))

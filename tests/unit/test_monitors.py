@@ -4,17 +4,17 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from bbdistill.console import watching
 from bbdistill.errors import Collapse, RunError
-from bbdistill.measures import length_ratio, repetition, rollout_metrics
+from bbdistill.measures import leak, leak_metrics, length_ratio, repetition, rollout_metrics, rubric_metrics, runs
 from bbdistill.metrics import Alarm
 from bbdistill.monitors import BACK, Monitors, collapsed
-from bbdistill.types import Prompt, Rollout, StopReason
+from bbdistill.types import Author, Criterion, MarkedAnswer, MarkedGroup, Prompt, Rollout, StopReason
 from bbdistill.watched import MONITORS
 
 Told = list[tuple[int, str, str]]
@@ -51,6 +51,7 @@ ROWS = [
     ("equal_rewards", "reward/frac_zero_std", 0.125, 0.625, 13, 1.0, (None, 13)),
     ("repetition", "rollout/repetition", 0.06, 0.2, 15, 0.6, (12, 14)),
     ("truncation", "rollout/truncated", 0.05, 0.4, 13, 0.9, (None, 13)),
+    ("leak", "coach/leak", 0.02, 0.15, 14, 0.6, (12, 13)),
     ("abstentions", "teacher/abstain_rate", 0.04, 0.3, 14, 1.0, (12, None)),
     ("order_flips", "teacher/order_flip_rate", 0.2, 0.75, 17, 1.0, (15, None)),
     ("staleness", "policy/staleness", 1, 5, 11, 20, (None, 11)),
@@ -175,6 +176,7 @@ def healthy(seed: int) -> list[dict[str, float]]:
             "reward/frac_zero_std": share(8, 0.12),
             "rollout/repetition": max(0.0, draw.gauss(0.06, 0.02)),
             "rollout/truncated": share(32, 0.05),
+            "coach/leak": max(0.0, draw.gauss(0.02 + number * 0.0001, 0.005)),
             "teacher/abstain_rate": share(24, 0.04),
             "teacher/order_flip_rate": share(8, 0.2),
             "teacher/spent_share": 0.0035 * number,
@@ -290,3 +292,59 @@ def test_the_metrics_of_a_steps_rollouts(rollouts: Callable[..., list[Rollout]])
     }
     assert "rollout/length_ratio" not in rollout_metrics(given, {})
     assert rollout_metrics([], {"a": 10}) == {}
+
+
+ADVICE = "Look at the date first, and decide the year by the month that is named last."
+
+
+def asking(text: str) -> Prompt:
+    return Prompt(id="a", messages=({"role": "system", "content": "Be brief."}, {"role": "user", "content": text}))
+
+
+@pytest.mark.parametrize(
+    ("completion", "question", "share"),
+    [
+        (ADVICE, "When was it?", 1.0),
+        ("It was in 1987; I decide the YEAR by, the month", "When was it?", 3 / 8),  # of eight runs; case is no matter
+        ("It was in 1987, as the letter of his wife says.", "When was it?", 0.0),
+        ("Look at the date first", "Look at the date first, then answer: when was it?", 0.0),  # its prompt says so too
+        ("in 1987", "When was it?", 0.0),  # no run of four words
+        ("", "When was it?", 0.0),
+    ],
+)
+def test_a_student_that_quotes_advice_it_never_saw_is_found_and_one_that_follows_it_is_not(
+    completion: str, question: str, share: float
+):
+    assert leak(completion, set(runs(ADVICE)), asking(question)) == pytest.approx(share)
+
+
+def test_a_leak_is_measured_against_all_advice_given_before_and_told(rollouts: Callable[..., list[Rollout]]):
+    says = {"quotes": [ADVICE, "1987"], "innocent": ["1987, says the letter of his wife", "1988"]}
+    told: dict[str, Told] = {}
+    for name, texts in says.items():
+        group = [replace(rollout, completion=text) for rollout, text in zip(rollouts("a", 9, 9), texts, strict=True)]
+        found = leak_metrics([group], ["Read every line of it twice.", ADVICE])
+        assert found == {"coach/leak": 0.5 if name == "quotes" else 0.0}
+        told[name] = watch([{"coach/leak": 0.0}] * 5 + [found] * 10)
+    assert told == {"quotes": [(7, "leak", "warn"), (8, "leak", "stop")], "innocent": []}
+    assert leak_metrics([rollouts("a", 9)], []) == {}
+    assert leak_metrics([], [ADVICE]) == {}
+
+
+def test_the_scores_of_teacher_and_student_are_means_of_what_could_be_read():
+    def marked(author: Author, *scores: float | None) -> list[MarkedAnswer]:
+        return [MarkedAnswer(author=author, text=str(n), score=score) for n, score in enumerate(scores)]
+
+    def group(criteria: int, *answers: MarkedAnswer) -> MarkedGroup:
+        rubric = tuple(Criterion(text=str(n), points=1) for n in range(criteria))
+        return MarkedGroup(prompt=asking("When?"), criteria=rubric, answers=answers)
+
+    first = group(4, *marked("teacher", 1.0, 0.5), *marked("student", 0.0, 0.5))
+    second = group(7, *marked("teacher", None), *marked("student", 1.0))
+    assert rubric_metrics([first, second]) == {
+        "rubric/criteria": 5.5,
+        "rubric/teacher_score": 0.75,
+        "rubric/student_score": 0.5,
+    }
+    assert rubric_metrics([group(4, *marked("student", None))]) == {"rubric/criteria": 4.0}
+    assert rubric_metrics([]) == {}

@@ -20,7 +20,7 @@ from bbdistill.objectives import (
     sift,
 )
 from bbdistill.rewards import Rewards
-from bbdistill.stages import Stage, epochs, prompts_used, refill_prompts, stages, step_prompts
+from bbdistill.stages import Stage, epochs, prompts_marked, prompts_used, refill_prompts, stages, step_prompts
 from bbdistill.types import (
     Abstain,
     Correction,
@@ -100,6 +100,29 @@ def test_grpo_is_rewards_alone_and_replaces_prompts_that_score_alike():
     assert [(stage.name, stage.refills) for stage in judged] == [("discriminator", 0), ("policy", 0)]
 
 
+def test_a_rubric_and_a_coach_are_rewards_that_ask_for_more():
+    warmup, policy = stages_of(config(recipe="rubric", steps=3))
+    assert (warmup.name, policy.name, policy.references, policy.coached, policy.refills) == (
+        "warmup",
+        "policy",
+        4,
+        0,
+        0,
+    )
+    assert prompts_marked((warmup, policy), 0) == dict.fromkeys([str(i) for i in range(10)], 4)
+    assert prompts_marked((warmup,), 0) == {}
+    assert [s.references for s in stages_of(config(recipe="dpo", tables={"reward": {"rubric": 1.0}}))] == [0, 0]
+    (coached,) = stages_of(config(recipe="coach", tables={"coach": {"rollouts": 5}}))
+    assert (coached.references, coached.coached, coached.refills) == (0, 5, 2)
+    (both,) = stages_of(config(recipe="coach", tables={"reward": {"rubric": 0.5}, "rubric": {"answers": 2}}))
+    assert (both.references, both.coached, both.refills) == (2, 16, 0)  # a verifier is not all there is to the reward
+
+
+def test_the_prompts_that_are_marked_are_those_that_come_after_the_warm_up():
+    warmup, policy = stages_of(config(recipe="rubric", steps=2, prompts_per_step=2, warmup_max=3))
+    assert list(prompts_marked((warmup, policy), 0)) == epochs([str(i) for i in range(10)], 0, 6, 10)
+
+
 def test_dpo_compares_with_the_newest_student_or_with_a_snapshot():
     warmup, fresh = stages_of(config(recipe="dpo", group_size=3))
     assert (warmup.name, fresh.name, fresh.frozen, fresh.group_size) == ("warmup", "dpo", False, 3)
@@ -116,6 +139,9 @@ def test_dpo_compares_with_the_newest_student_or_with_a_snapshot():
         ("grpo", {"reward": {"verifier": 0.0}}, "all weights in `[reward]` are 0"),
         ("gad", {"reward": {"discriminator": 0.0}}, "`gad` without a discriminator is `grpo`"),
         ("grpo", {"reward": {"preference": 1.0}}, "raise `feedback.preferences`"),
+        ("rubric", {"reward": {"rubric": 0.0}}, "all weights in `[reward]` are 0"),
+        ("rubric", {"reward": {"rubric": 0.0, "verifier": 1.0}}, "`rubric` without a rubric is `grpo`"),
+        ("coach", {"train": {"group_size": 1}}, "set `train.group_size` to 2 or more"),
         ("grpo", {"train": {"group_size": 1}}, "set `train.group_size` to 2 or more"),
     ],
 )

@@ -66,6 +66,16 @@ def test_a_verifier_alone_keeps_its_own_scale():
     assert rewards.advantages_P_G[1] == pytest.approx((-0.1, 0.1))
 
 
+def test_so_does_a_rubric_alone_and_beside_a_verifier_it_does_not():
+    terms = {"rubric": [[1.0, 0.25]], "verifier": [[0.0, 1.0]]}
+    alone = reward(terms, RewardConfig(verifier=0.0, rubric=1.0), PLAIN)
+    assert alone.values_P_G == ((1.0, 0.25),)
+    assert alone.advantages_P_G == ((0.375, -0.375),)
+    mixed = reward(terms, RewardConfig(verifier=1.0, rubric=1.0), PLAIN)
+    assert mixed.advantages_P_G[0] == pytest.approx((0.0, 0.0), abs=1e-3)
+    assert mixed.shares == pytest.approx({"rubric": 0.5, "verifier": 0.5}, abs=1e-3)
+
+
 def test_scaled_by_its_group_every_group_counts_the_same():
     rewards = reward({"verifier": [[1.0, 0.0], [0.2, 0.4]]}, RewardConfig(), PolicyConfig(scale_rewards="group"))
     assert rewards.advantages_P_G[0] == pytest.approx((1.0, -1.0), abs=1e-3)

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from bbdistill.config import Recipe
 from bbdistill.configfile import dump_config, load_config
 from bbdistill.errors import ConfigError
 from bbdistill.starter import may_write, rewrite_task, write_task
@@ -58,12 +60,12 @@ def test_a_rewritten_config_says_the_same_but_for_what_is_overridden(full: Path,
     assert ('prompts = "train.jsonl"' in text) == (place == "next.toml")
 
 
-@pytest.mark.parametrize("recipe", ["sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo", "kd", "opd"])
+@pytest.mark.parametrize("recipe", get_args(Recipe))
 def test_a_first_config_names_the_recipes_and_the_steps_of_its_own(full: Path, recipe: str) -> None:
     text = write_task(full.parent / "train.jsonl", full.parent / "first.toml", recipe=recipe)
     steps = load_config(full.parent / "first.toml").train.steps
     assert f"# steps = {steps} " in text
-    assert all(f'"{name}": ' in text for name in ("sft", "best_of_n", "isft", "rgt", "process", "dpo", "gad", "grpo"))
+    assert all(f'"{name}": ' in text for name in get_args(Recipe))
     assert "bbdistill advise first.toml" in text
 
 

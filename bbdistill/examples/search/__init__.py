@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bbdistill.config import RunConfig, Settings
-from bbdistill.data import write_rows
 from bbdistill.errors import ConfigError, TeacherError
+from bbdistill.evidence import write_rows
 from bbdistill.examples.folder import CONFIG, check_free, config_text
 from bbdistill.examples.search.passages import Document, read_folder
 from bbdistill.examples.search.questions import HITS, Asked, Chosen, ask, choose, drawn
