@@ -39,7 +39,7 @@ class Stage:
     policy_weight: float = 0.0
     preference_weight: float = 0.0
     compares: bool = False
-    """Whether rollouts are held against the teacher's answers, by a discriminator or in the preference term."""
+    """Whether rollouts are held against the teacher's answers, by discriminator, rubric or preference term."""
     distils: Literal["demonstrations", "rollouts"] | None = None
     """Which answers the teacher scores token by token, for the student to learn its distributions from."""
     preferences: int = 0
@@ -173,6 +173,7 @@ def _policy(config: RunConfig, ids: Sequence[str]) -> Stage:
         preferences=feedback.preferences,
         corrections=feedback.corrections,
         references=config.rubric.answers if reward.rubric else 0,
+        compares=reward.discriminator > 0 or reward.rubric > 0,
         coached=config.coach.rollouts if config.recipe == "coach" else 0,
         validate_every=train.validate_policy_every,
     )

@@ -17,6 +17,7 @@ from bbdistill.teacher.ask import Feedback, Questions, ask
 from bbdistill.teacher.connect import connect
 from bbdistill.teacher.judge import teacher_and_judge
 from bbdistill.teacher.ledger import Ledger
+from bbdistill.teacher.scorer import NoScorer
 from bbdistill.types import Prompt, Rollout, Verdict
 
 PROMPT = Prompt(id="p", messages=({"role": "user", "content": "number 7"},))
@@ -56,7 +57,7 @@ def asked(given: RunConfig, questions: Questions, *, replay: str | None = None) 
         connection = connect(given.teacher, judge=judge_config, mode="auto", replay=replay, run="run")
         try:
             teacher, judge = teacher_and_judge(given, connection)
-            return await ask(teacher, judge, questions, verify), teacher.ledger
+            return await ask(teacher, judge, NoScorer(), questions, verify), teacher.ledger
         finally:
             await connection.close()
 
