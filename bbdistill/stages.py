@@ -126,9 +126,8 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
             dense = replace(supervised, name="kd", distils="demonstrations", sft_weight=train.sft_weight)
             return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "opd":
-            dense = replace(
-                _policy(config, ids), name="opd", policy_weight=0.0, distils="rollouts", refills=0, references=0
-            )
+            rewarded = replace(_policy(config, ids), policy_weight=0.0, refills=0, references=0, compares=False)
+            dense = replace(rewarded, name="opd", distils="rollouts")
             return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "best_of_n" | "isft" | "rgt" | "process":
             rounds = itertools.chain(*(_round(config, ids, number) for number in range(train.rounds)))
