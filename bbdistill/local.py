@@ -5,7 +5,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from bbdistill.client.call import Call, Fault, Reply
 from bbdistill.client.faults import examine
@@ -14,10 +14,8 @@ from bbdistill.student.model import Base, load_base
 from bbdistill.student.sample import sample
 from bbdistill.student.scores import score_texts
 from bbdistill.teacher.scorer import Scores
-from bbdistill.types import Message, Prompt
+from bbdistill.types import Prompt
 
-Asked = TypeVar("Asked")
-Answer = TypeVar("Answer")
 AT_ONCE = 32
 """Requests that are answered together."""
 
@@ -48,7 +46,8 @@ class LocalTeacher:
 
         What is given together is computed together: so a replay computes the very same numbers.
         """
-        return await asyncio.to_thread(self._score, [(prompt.messages, text) for prompt, text in answers])
+        texts = [(prompt.messages, text) for prompt, text in answers]
+        return await asyncio.to_thread(score_texts, self._base, texts, top_k=self._top_k)
 
     def _answer(self, calls: Sequence[Call]) -> list[bytes]:
         asked: list[dict[str, Any]] = [json.loads(call.body) for call in calls]
@@ -66,21 +65,18 @@ class LocalTeacher:
             for body, (said,) in zip(asked, found, strict=True)
         ]
 
-    def _score(self, texts: Sequence[tuple[Sequence[Message], str]]) -> list[Scores]:
-        return score_texts(self._base, texts, top_k=self._top_k)
 
+class _Together:
+    """Answers in one go, in a thread, the calls that came since the last time."""
 
-class _Together(Generic[Asked, Answer]):
-    """Answers in one go, in a thread, what was asked since the last time."""
-
-    def __init__(self, work: Callable[[Sequence[Asked]], list[Answer]]) -> None:
+    def __init__(self, work: Callable[[Sequence[Call]], list[bytes]]) -> None:
         self._work = work
-        self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
+        self._waiting: list[tuple[Call, asyncio.Future[bytes]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def __call__(self, asked: Asked) -> Answer:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, future))
+    async def __call__(self, call: Call) -> bytes:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, future))
         if self._worker is None:
             self._worker = asyncio.create_task(self._until_done())
         return await future
@@ -91,7 +87,7 @@ class _Together(Generic[Asked, Answer]):
                 await asyncio.sleep(0.01)  # those that are asked together come within a moment
                 now, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
                 try:
-                    answers = await asyncio.to_thread(self._work, [asked for asked, _ in now])
+                    answers = await asyncio.to_thread(self._work, [call for call, _ in now])
                 except Exception as fault:
                     for _, future in now:
                         if not future.done():

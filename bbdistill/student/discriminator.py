@@ -1,7 +1,7 @@
 """The discriminator: the base with an adapter of its own and a scalar head, trained to rank answers to one prompt."""
 
 import copy
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -134,7 +134,7 @@ class Discriminator:
             return {}
         scores = self.score([*said, *taught], frozen=True)
         if self._spread is None:
-            self._spread = max(_deviation(scores), 1e-6)
+            self._spread = max(statistics.pstdev(scores), 1e-6)
         return {"tripwire/gap": (sum(scores[: len(said)]) - sum(scores[len(said) :])) / len(said) / self._spread}
 
     def state(self) -> dict[str, Any]:
@@ -206,8 +206,3 @@ class NoDiscriminator:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         pass
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))

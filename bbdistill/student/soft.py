@@ -5,7 +5,6 @@ one token on both sides, the outcomes are the tokens that the teacher finds like
 the one outcome is the text itself. All else is the tail.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from bbdistill.losses.distill import distill_loss, merged, sorted_term
 from bbdistill.student.align import units
 from bbdistill.student.batches import collate, completion_hidden, micro_batches, output_head
 from bbdistill.student.optimiser import merge_metrics
-from bbdistill.student.spelling import Spelling
+from bbdistill.student.spelling import Spelling, folded
 from bbdistill.student.tree import Row
 from bbdistill.types import ScoredToken
 
@@ -66,17 +65,13 @@ def _outcomes(
     said: int, token: ScoredToken, spelling: Spelling, *, first: bool
 ) -> tuple[tuple[tuple[int, float], ...], tuple[float, ...]]:
     """The likeliest tokens and the one that was said, by the student's ids; then those that it has not."""
-    known, rest = {said: token.logprob}, list[float]()
-    others = [(piece, logprob) for piece, logprob in token.top if piece != token.piece]
-    for piece, logprob in others:
-        id = spelling.end if piece is None else spelling.token(piece, first=first)
-        if id is None:
-            rest.append(logprob)
-        elif id in known:
-            known[id] = math.log(math.exp(known[id]) + math.exp(logprob))
-        else:
-            known[id] = logprob
-    return tuple(known.items()), tuple(rest)
+    others = [
+        (spelling.end if piece is None else spelling.token(piece, first=first), logprob)
+        for piece, logprob in token.top
+        if piece != token.piece
+    ]
+    found = folded([(said, token.logprob), *others])
+    return tuple(found.logprobs.items()), found.rest
 
 
 class DistillTerm:

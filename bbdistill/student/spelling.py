@@ -162,9 +162,13 @@ def support(
     alternatives: Iterable[tuple[int, float]], teacher: Spelling, student: Spelling, *, first: bool = False
 ) -> Support:
     """The support of a unit of one token on both sides, from the teacher's tokens with their log-probs in nats."""
+    return folded((student.counterpart(id, teacher, first=first), logprob) for id, logprob in alternatives)
+
+
+def folded(alternatives: Iterable[tuple[int | None, float]]) -> Support:
+    """The same from the student's own tokens, None where it has none; they keep their order."""
     found, rest = dict[int, float](), list[float]()
-    for id, logprob in alternatives:
-        token = student.counterpart(id, teacher, first=first)
+    for token, logprob in alternatives:
         if token is None:
             rest.append(logprob)
         else:
