@@ -27,6 +27,7 @@ from bbdistill.client.prices import price
 from bbdistill.console import watching
 from bbdistill.evaluate import interval
 from bbdistill.examples.search import write_search
+from bbdistill.metrics import Event, OnEvent
 from bbdistill.rundir import read_json
 from bbdistill.types import Usage
 
@@ -50,8 +51,19 @@ COLUMNS = (
     "tokens trained",
     "seconds",
 )
+HOSTED = """model = "openai:qwen2.5-coder-1.5b-instruct"
+base_url = "{base_url}"
+id = "qwen2.5-coder-1.5b-instruct@compare"
+cache = "teacher.db"
+max_tokens = 320
+temperature = 0.0
+concurrency = 2
+terms = "Apache-2.0"
+"""
 FORM = 'verifier = ["json_schema:ticket.schema.json"]'
 FIELDS = 'verifier = ["json_schema:ticket.schema.json", "fields"]'
+REWARDED = f"warmup_max = {WARMUP}\nsteps = {STEPS - WARMUP}\nvalidate_policy_every = 7"
+SHOWN = "[feedback]\ndemonstrations = true\n"
 FOUND = 'verifier = { use = "retrieval:documents.jsonl", k = 5 }'
 
 
@@ -77,6 +89,7 @@ class Study:
     control: str
     max_new_tokens: int
     learning_rate: float
+    policy_learning_rate: float = 1e-4
     arms: tuple[Arm, ...]
 
 
@@ -85,8 +98,6 @@ def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, ver
 
     `drafts` prompts make so many calls where each failed draft is corrected; so do `demonstrations` with `feedback`.
     """
-    rewarded = f"warmup_max = {WARMUP}\nsteps = {STEPS - WARMUP}\nvalidate_policy_every = 7"
-    shown = "[feedback]\ndemonstrations = true\n"
     # Its own answers, a little sharper than it gives them, and nobody says which are good (SSD, arXiv 2604.01193).
     sharper = "temperature = 0.6\ntop_p = 0.95"
     own = '[feedback]\ncandidates_from = "student"'
@@ -101,13 +112,13 @@ def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, ver
             train=f"rounds = 1\ngroup_size = 1\nsteps = {STEPS}",
             more=own,
         ),
-        Arm(name="dpo", recipe="dpo", prompts=calls, verifier=verifier, train=rewarded),
+        Arm(name="dpo", recipe="dpo", prompts=calls, verifier=verifier, train=REWARDED),
         Arm(
             name="dpo, snapshot",
             recipe="dpo",
             prompts=calls,
             verifier=verifier,
-            train=rewarded,
+            train=REWARDED,
             more='[dpo]\nnegatives = "snapshot"',
         ),
         Arm(name="isft", recipe="isft", prompts=drafts, verifier=verifier, train=f"rounds = 1\nsteps = {STEPS}"),
@@ -116,10 +127,10 @@ def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, ver
             recipe="gad",
             prompts=demonstrations,
             verifier=verifier,
-            train=rewarded,
-            more=shown + feedback,
+            train=REWARDED,
+            more=SHOWN + feedback,
         ),
-        Arm(name="grpo", recipe="grpo", prompts=calls, verifier=verifier, train=rewarded, more=shown),
+        Arm(name="grpo", recipe="grpo", prompts=calls, verifier=verifier, train=REWARDED, more=SHOWN),
     )
 
 
@@ -142,8 +153,19 @@ STUDIES = {
         control="sft",
         max_new_tokens=96,
         learning_rate=8e-4,
-        arms=by_calls(
-            calls=160, drafts=112, demonstrations=104, feedback="preferences = 1\ncorrections = 2", verifier=FIELDS
+        arms=(
+            *by_calls(
+                calls=160, drafts=112, demonstrations=104, feedback="preferences = 1\ncorrections = 2", verifier=FIELDS
+            ),
+            Arm(name="coach", recipe="coach", prompts=104, train=REWARDED, more=f"{SHOWN}[coach]\nrollouts = 4"),
+            # A rubric, its marks and a second answer for each of 32 prompts: the dearest signal of all.
+            Arm(
+                name="rubric",
+                recipe="rubric",
+                prompts=64,
+                train="warmup_max = 40\nsteps = 4\nvalidate_policy_every = 4",
+                more="[rubric]\nanswers = 2",
+            ),
         ),
     ),
     "search": Study(
@@ -173,7 +195,7 @@ def main() -> None:
         for seed in map(int, asked.seeds.split(",")):
             write_emails(folder, seed) if study.task == "emails" else write_questions(folder, seed)
             for arm in chosen:
-                run(folder, study, arm, seed, asked.base_url)
+                run(folder, study, arm, seed, HOSTED.format(base_url=asked.base_url))
     print("\n".join(table(folder, study)))
 
 
@@ -212,8 +234,8 @@ def write_emails(folder: Path, seed: int) -> None:
     (folder / "ticket.schema.json").write_text(demo.files()["ticket.schema.json"], encoding="utf-8")
 
 
-def run(folder: Path, study: Study, arm: Arm, seed: int, base_url: str) -> None:
-    """One arm with one seed, unless it is finished."""
+def run(folder: Path, study: Study, arm: Arm, seed: int, teacher: str, watch: OnEvent = lambda _: None) -> None:
+    """One arm with one seed and this table `[teacher]`, unless it is finished; `watch` is told all that happens."""
     name = f"{_slug(arm.name)}-{seed}"
     out = folder / "runs" / name
     if (out / "report.json").is_file():
@@ -230,15 +252,7 @@ max_new_tokens = {study.max_new_tokens}
 {arm.student}
 
 [teacher]
-model = "openai:qwen2.5-coder-1.5b-instruct"
-base_url = "{base_url}"
-id = "qwen2.5-coder-1.5b-instruct@compare"
-cache = "teacher.db"
-max_tokens = 320
-temperature = 0.0
-concurrency = 2
-terms = "Apache-2.0"
-
+{teacher}
 [task]
 prompts = "{name}.jsonl"
 validation = "validation.jsonl"
@@ -248,7 +262,7 @@ test = "test.jsonl"
 [train]
 {arm.train}
 learning_rate = {study.learning_rate}
-policy_learning_rate = 1e-4
+policy_learning_rate = {study.policy_learning_rate}
 validate_every = {STEPS // 2}
 seed = {seed}
 
@@ -256,7 +270,12 @@ seed = {seed}
 """,
         encoding="utf-8",
     )
-    with watching() as on_event:
+    with watching() as show:
+
+        def on_event(event: Event) -> None:
+            show(event)
+            watch(event)
+
         bbdistill.run(config, out=out, resume=(out / "config.json").is_file(), on_event=on_event)
 
 

@@ -6,11 +6,12 @@
 
 healthy      `gad` as it should be: nothing fails, and nothing should be told
 frozen       a discriminator that stops learning after its warm-up, and is the only reward (GAD's own ablation)
-temperature  a sampler at temperature 1.6, while the trainer computes at 1
+temperature  a sampler at temperature 1.25, while the trainer computes at 1
 repetition   a reward for saying things again and again
 
-Nothing is stopped here (`train.on_collapse = "warn"`): a run has failed when its rollouts' field score, by the demo's
-verifier, has been under half of what it was at first for three steps in a row.
+Nothing is stopped here (`train.on_collapse = "warn"`). Every fourth step the student's greedy answers to the validation
+e-mails are judged by the demo's own verifier, whatever it was rewarded for: a run has failed when they score under two
+thirds of what they did after the warm-up.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from keeping import keeping, kept, put
+
 import bbdistill
 from bbdistill import balance
 from bbdistill.configfile import load_config
@@ -28,15 +31,17 @@ from bbdistill.console import watching
 from bbdistill.metrics import Event, StepDone
 from bbdistill.rundir import read_json
 from bbdistill.student import discriminator
+from bbdistill.student.student import open_student
 from bbdistill.task import load_task
 from bbdistill.types import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 40
-IN_A_ROW = 3
+EVERY, WARMUP = 4, 44
+FAILED = 2 / 3
 DEMO = ROOT / "bbdistill" / "demo" / "task.toml"
 TASK = load_task(load_config(DEMO))
-COLUMNS = ("run", "field score at first", "at last", "failed at", "warned at", "would be stopped at")
+COLUMNS = ("run", "score after the warm-up", "at last", "failed at", "warned at", "would be stopped at")
 LOVES_REPETITION = """
 def check(prompt, answer):
     words = answer.split()
@@ -58,6 +63,7 @@ USUAL = (
     "train.prompts_per_step=4",
     "train.group_size=4",
     "train.validate_policy_every=1000",
+    f"train.checkpoint_every={EVERY}",
     "train.policy_learning_rate=3e-4",
     "train.sft_weight=0.0",
     'train.on_collapse="warn"',
@@ -67,7 +73,7 @@ USUAL = (
 SCENES = {
     "healthy": Scene(overrides=("train.policy_learning_rate=1e-4", "train.sft_weight=1.0")),
     "frozen": Scene(overrides=("reward.verifier=0.0", "discriminator.length_control=false"), freezes=True),
-    "temperature": Scene(overrides=("student.temperature=1.6",)),
+    "temperature": Scene(overrides=("student.temperature=1.25",)),
     "repetition": Scene(overrides=('recipe="grpo"', "feedback.demonstrations=true", "reward.discriminator=0.0")),
 }
 
@@ -81,6 +87,7 @@ def main() -> None:
     for name, scene in SCENES.items():
         if not asked.table and asked.only in (None, name):
             run(asked.folder, name, scene)
+            judge(asked.folder / "kept" / name)
     print("\n".join(table(asked.folder)))
 
 
@@ -96,12 +103,13 @@ def run(folder: Path, name: str, scene: Scene) -> None:
     (folder / "loves_repetition.py").write_text(LOVES_REPETITION)
     verifier = (f'task.verifier="{folder.resolve()}/loves_repetition:check"',) if name == "repetition" else ()
     config = load_config(DEMO, [*USUAL, f'teacher.cache="{store.resolve()}"', *scene.overrides, *verifier])
+    keep = keeping(out, folder / "kept" / name, every=EVERY)
     with watching() as show:
 
         def on_event(event: Event) -> None:
             show(event)
-            done = isinstance(event, StepDone) and event.step_in_stage == event.steps_in_stage
-            if scene.freezes and done and event.stage == "discriminator":
+            keep(event)
+            if scene.freezes and _warmed_up(event):
                 discriminator.speeds = lambda _: (1.0, 0.0)
 
         try:
@@ -110,36 +118,48 @@ def run(folder: Path, name: str, scene: Scene) -> None:
             discriminator.speeds = balance.speeds
 
 
+def _warmed_up(event: Event) -> bool:
+    """Whether the discriminator has now learned what it learns alone."""
+    return (
+        isinstance(event, StepDone) and event.stage == "discriminator" and event.step_in_stage == event.steps_in_stage
+    )
+
+
+def judge(folder: Path) -> None:
+    """Scores of the kept students, where they are not known yet."""
+    missing = [file for file in kept(folder).values() if not file.with_suffix(".json").is_file()]
+    if not missing:
+        return
+    student, _ = open_student(load_config(DEMO))
+    for file in missing:
+        put(student, file)
+        verdicts = map(TASK.verify, TASK.validation, student.answer(TASK.validation))
+        scores = [verdict.score for verdict in verdicts if isinstance(verdict, Verdict)]
+        file.with_suffix(".json").write_text(json.dumps(statistics.mean(scores)))
+
+
 def table(folder: Path) -> Iterator[str]:
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|---" * len(COLUMNS) + "|"
     for name in SCENES:
         if (folder / name / "report.json").is_file():
-            yield f"| {name} | {' | '.join(_row(folder / name))} |"
+            yield f"| {name} | {' | '.join(_row(folder / name, folder / 'kept' / name))} |"
 
 
-def _row(run: Path) -> Iterator[str]:
+def _row(run: Path, students: Path) -> Iterator[str]:
     """Steps are counted from the first with a reward."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first = next(row["step"] for row in rows if row["stage"] == "policy")
-    scores = [_score(run / "rollouts" / f"step_{row['step']:06d}.jsonl") for row in rows if row["stage"] == "policy"]
-    start = statistics.mean(scores[:IN_A_ROW])
-    low = [score < start / 2 for score in scores]
-    failed = next((i + 1 for i in range(IN_A_ROW, len(low)) if all(low[i - IN_A_ROW + 1 : i + 1])), None)
-    yield f"{start:.3f}"
-    yield f"{statistics.mean(scores[-IN_A_ROW:]):.3f}"
+    scores = {step: json.loads(file.with_suffix(".json").read_text()) for step, file in kept(students).items()}
+    later = {step - first + 1: score for step, score in scores.items() if step >= first}
+    failed = next((step for step, score in later.items() if score < FAILED * scores[WARMUP]), None)
+    yield f"{scores[WARMUP]:.3f}"
+    yield f"{list(scores.values())[-1]:.3f}"
     yield f"step {failed}" if failed else "-"
     alarms = read_json(run / "report.json")["alarms"]
     for level in ("warn", "stop"):
-        found = [alarm for alarm in alarms if alarm["level"] == level]
+        found = [alarm for alarm in alarms if alarm["level"] == level and alarm["step"] >= first]
         yield f"step {found[0]['step'] - first + 1} (`{found[0]['monitor']}`)" if found else "-"
-
-
-def _score(file: Path) -> float:
-    """Mean score of a step's rollouts by the demo's own verifier, whatever they were rewarded for."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    verdicts = [TASK.verify(TASK.prompt(row["id"]), row["completion"][0]["content"]) for row in rows]
-    return statistics.mean(verdict.score for verdict in verdicts if isinstance(verdict, Verdict))
 
 
 if __name__ == "__main__":
