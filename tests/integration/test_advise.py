@@ -185,6 +185,19 @@ def test_without_torch_the_rest_still_works(tmp_path: Path) -> None:
     assert all(cost["usd"] and cost["hours"] is None for cost in found["costs"])
 
 
+def test_a_teacher_in_this_process_needs_torch(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from bbdistill.cli import main; main()"
+    with ScriptedServer() as server:
+        config = write_task(tmp_path, server, model="local:anywhere")
+    asked = [sys.executable, "-c", code, "advise", str(config)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: the teacher `local:anywhere` is a model in this process; torch not installed: `pip install "
+        "'bbdistill[train]'`"
+    )
+
+
 def test_what_is_written_is_the_same_task_with_the_recipe_advised(tmp_path: Path, key: None) -> None:
     with ScriptedServer(otherwise=chat(YES)) as server:
         config = write_task(tmp_path, server)
