@@ -119,6 +119,7 @@ def measure(
         teacher_fault=asked.fault,
         teacher_pass=marks(by_teacher).passed,
         teacher_score=marks(by_teacher).score,
+        gives_log_probs=config.teacher.gives_log_probs,
         k=k,
         spent_usd=asked.spent_usd,
         **_figures(probed),

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 from advise_task import A_CALL, NO, PROSE, YES, Command, paid, write_check, write_task
 from scripted_server import ScriptedServer, chat, error
+from student_fixtures import saying_student
 
 import bbdistill
 from bbdistill.config import Recipe
@@ -102,6 +103,27 @@ def test_a_student_that_never_passes_is_corrected(tmp_path: Path, command: Comma
         "correct; the student passes 0 % (over 24 prompts), where a reward carries 0.00 bits per rollout; drafts are "
         "corrected by the verifier's feedback until they pass, and the corrections imitated"
     )
+
+
+def test_a_teacher_in_this_process_answers_and_its_distributions_are_followed(
+    tmp_path: Path, command: Command, undecided: Path
+) -> None:
+    teacher = saying_student(tmp_path / "teacher", {NO: 1.0})  # right for two prompts of three
+    with ScriptedServer() as server:
+        config = write_task(tmp_path, server, student=undecided, model=f"local:{teacher}")
+        text = config.read_text().splitlines()
+        config.write_text("\n".join(line for line in text if not line.startswith(("base_url", "id ="))))
+        found = command.json(config, "--max-usd", "0", "--write", tmp_path / "next.toml")
+        assert command.json(config, "--replay", tmp_path / "store.db")["reason"] == found["reason"]
+        assert not server.seen
+    assert (found["recommends"], found["runner_up"]["recipe"]) == ("kd", "opd")
+    assert found["reason"].startswith("the teacher's answers pass 71 % (17 of 24); the teacher gives log-probs: of")
+    figures = found["findings"]
+    assert (figures["gives_log_probs"], figures["spent_usd"]) == (True, 0)
+    costs = {cost["recipe"]: cost for cost in figures["costs"]}
+    assert costs["kd"]["usd"] == costs["opd"]["usd"] == [0, 0]
+    assert costs["opd"]["hours"] > costs["kd"]["hours"] > 0
+    assert load_config(tmp_path / "next.toml").recipe == "kd"
 
 
 def test_what_is_cut_off_does_not_pass(tmp_path: Path, command: Command, undecided: Path) -> None:
