@@ -111,6 +111,11 @@ class ModelConfig(Section):
         """Whether it is a model in this process."""
         return self.model.startswith("local:")
 
+    @property
+    def gives_log_probs(self) -> bool | None:
+        """Whether it says how likely it finds a given text, token by token; None = that is up to the server."""
+        return {"local": True, "anthropic": False}.get(self.model.partition(":")[0])
+
     @field_validator("model")
     @classmethod
     def _provider_known(cls, model: str) -> str:
@@ -390,10 +395,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _somebody_scores(self) -> Self:
-        provider = self.teacher.model.partition(":")[0]
         if self.judge is not None and self.judge.is_local:
             raise ValueError("`judge.model`: a model in this process can be the teacher, not the judge")
-        if self.recipe in ("kd", "opd") and provider == "anthropic":
+        if self.recipe in ("kd", "opd") and self.teacher.gives_log_probs is False:
             raise ValueError(f"`{self.recipe}` needs log-probs, which this API never gives; use `coach` or `isft`")
         if self.recipe == "opd" and self.distill.scores == "own":
             raise ValueError("`opd` needs a teacher that scores the student's texts: `distill.scores` must be `given`")

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from bbdistill.advisor.ask import AGAIN, ask
+from bbdistill.advisor.ask import AGAIN, ask, open_teacher
 from bbdistill.advisor.checked import Case, Checked, look
 from bbdistill.advisor.costs import costs
 from bbdistill.advisor.decide import RECIPES, Advice, decide
@@ -94,7 +94,8 @@ def measure(
         ready(config.teacher, mode=mode, replay=replay)
         check.judge([(prompt, "") for prompt in prompts], "empty answers")
         student = load(config, on_event)
-        asked = ask(config, prompts, mode=mode, replay=replay, on_event=on_event, stop=stop)
+        local = open_teacher(config, on_event)
+        asked = ask(config, prompts, mode=mode, replay=replay, on_event=on_event, stop=stop, local=local)
     if asked.fault:
         on_event(Note(text=f"{asked.answered} of {len(prompts)} prompts were answered: {asked.fault}"))
     with _saying(asked.spent_usd, on_event):
@@ -118,6 +119,7 @@ def measure(
         teacher_fault=asked.fault,
         teacher_pass=marks(by_teacher).passed,
         teacher_score=marks(by_teacher).score,
+        gives_log_probs=config.teacher.gives_log_probs,
         k=k,
         spent_usd=asked.spent_usd,
         **_figures(probed),

@@ -6,9 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from bbdistill.advisor.rollouts import not_installed
 from bbdistill.config import CacheMode, RunConfig
-from bbdistill.errors import BudgetExceeded, TeacherError
+from bbdistill.errors import BudgetExceeded, MissingExtraError, TeacherError
 from bbdistill.metrics import Note, OnEvent, parting
+from bbdistill.teacher.base import InProcess
+from bbdistill.teacher.connect import connect
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Demonstration, Prompt
 
@@ -45,6 +48,21 @@ class Asked:
         return next((str(reply) for reply in self.replies if isinstance(reply, TeacherError | BudgetExceeded)), "")
 
 
+def open_teacher(config: RunConfig, on_event: OnEvent) -> InProcess | None:
+    """The teacher where it is a model in this process, else None.
+
+    ConfigError where it cannot be loaded; MissingExtraError where what it takes is not installed.
+    """
+    if not config.teacher.is_local:
+        return None
+    if why := not_installed():
+        raise MissingExtraError(f"the teacher `{config.teacher.model}` is a model in this process; {why}")
+    from bbdistill.local import open_local
+
+    on_event(Note(text=f"loading the teacher `{config.teacher.model}`"))
+    return open_local(config.teacher.model_name, top_k=config.distill.top_k)
+
+
 def ask(
     config: RunConfig,
     prompts: Sequence[Prompt],
@@ -53,42 +71,52 @@ def ask(
     replay: str | None,
     on_event: OnEvent,
     stop: threading.Event,
+    local: InProcess | None = None,
 ) -> Asked:
     """One answer to each prompt, as far as the cap reaches, or until `stop` is set; calls in flight are awaited.
 
-    BudgetExceeded where the cap allows not one. A teacher that cannot be used is a finding.
+    `local` answers for a teacher in this process. BudgetExceeded where the cap allows not one. A teacher that cannot be
+    used is a finding.
     """
-    asked = asyncio.run(_ask(config, prompts, mode, replay, on_event, stop))
+    asked = asyncio.run(_connected(config, prompts, mode, replay, on_event, stop, local))
     over = [reply for reply in asked.replies if isinstance(reply, BudgetExceeded)]
     if over and not asked.answered:
         raise over[0]
     return asked
 
 
-async def _ask(
+async def _connected(
     config: RunConfig,
     prompts: Sequence[Prompt],
     mode: CacheMode,
     replay: str | None,
     on_event: OnEvent,
     stop: threading.Event,
+    local: InProcess | None,
 ) -> Asked:
-    teacher = Teacher.from_config(config.teacher, mode=mode, replay=replay, templates=config.task.templates)
-    async with teacher:
-        asking = [asyncio.create_task(_one(teacher, prompt)) for prompt in prompts]
-        pending = set(asking)
-        try:
-            while pending and not stop.is_set() and not any(_hopeless(one) for one in asking):
-                _, pending = await asyncio.wait(pending, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-                on_event(teacher.progress("asking the teacher", total=len(prompts)))
-            await _give_up(teacher, pending)
-            replies = [one.result() for one in asking if not one.cancelled()]
-        except BaseException:
-            await _give_up(teacher, pending)
-            if teacher.spent_usd != 0:
-                on_event(Note(text=parting(teacher.spent_usd, AGAIN)))
-            raise
-        return Asked(replies=tuple(replies), spent_usd=teacher.spent_usd)
+    connection = connect(config.teacher, mode=mode, replay=replay, local=local)
+    teacher = Teacher.from_config(config.teacher, templates=config.task.templates, connection=connection)
+    try:
+        return await _ask(teacher, prompts, on_event, stop)
+    finally:
+        await connection.close()
+
+
+async def _ask(teacher: Teacher, prompts: Sequence[Prompt], on_event: OnEvent, stop: threading.Event) -> Asked:
+    asking = [asyncio.create_task(_one(teacher, prompt)) for prompt in prompts]
+    pending = set(asking)
+    try:
+        while pending and not stop.is_set() and not any(_hopeless(one) for one in asking):
+            _, pending = await asyncio.wait(pending, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            on_event(teacher.progress("asking the teacher", total=len(prompts)))
+        await _give_up(teacher, pending)
+        replies = [one.result() for one in asking if not one.cancelled()]
+    except BaseException:
+        await _give_up(teacher, pending)
+        if teacher.spent_usd != 0:
+            on_event(Note(text=parting(teacher.spent_usd, AGAIN)))
+        raise
+    return Asked(replies=tuple(replies), spent_usd=teacher.spent_usd)
 
 
 async def _one(teacher: Teacher, prompt: Prompt) -> Reply:

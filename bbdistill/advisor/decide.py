@@ -9,7 +9,7 @@ from typing import Any, get_args
 from bbdistill.advisor import reasons
 from bbdistill.advisor.findings import Figure, Findings, mean_rate, rate
 from bbdistill.advisor.reasons import Option
-from bbdistill.advisor.trust import trust_in
+from bbdistill.advisor.trust import Trust, trust_in
 from bbdistill.config import Recipe
 
 RECIPES: tuple[str, ...] = get_args(Recipe)
@@ -78,9 +78,13 @@ def decide(found: Findings) -> Advice:
         )
     if trust == "broken":
         return _stop(found, "fix the verifier", f"{verdict}; {reasons.FIX}", reasons.FIXED)
-    if why := _good_answers(found, bar, replies=replies):  # What can be shown is imitated.
+    given, taught = _good_given(found, bar), _good_teacher(found, bar) if replies else ""
+    if why := given or taught:  # What can be shown is imitated.
         doubt = f", though {verdict}; read some of the answers" if trust == "weak" else ""
-        return _choose(found, why + doubt, _imitating(found, replies=replies, trusted=trust == "trusted"), bar)
+        options = _imitating(found, trust, replies=replies)
+        if taught and found.gives_log_probs:  # And what else it might have said; what others wrote comes first.
+            options = [options[0], reasons.kd(found)] if given else [reasons.kd(found), reasons.OPD]
+        return _choose(found, why + doubt, options, bar)
     if trust != "trusted":  # Neither answers nor a check of them.
         changes = (*reasons.DATA, *reasons.close_calls(found, bar))
         return _stop(found, "data problem", reasons.missing(found, verdict), changes)
@@ -92,7 +96,7 @@ def decide(found: Findings) -> Advice:
         return _choose(found, why, _correcting(found), bar)
     if _reaches(found.bits, ENOUGH_BITS):  # The student passes sometimes: that can be selected, or rewarded.
         why = f"{reasons.teacher(found)}, but the student passes {mean_rate(found.pass_at_1)}"
-        return _choose(found, why, _from_its_own(found), bar)
+        return _choose(found, why, _from_its_own(found, replies=replies), bar)
     if replies:  # The student never passes, or nobody knows: a reward may be silent, corrections are not.
         return _choose(found, f"{reasons.student(found)}; {reasons.teacher(found)}", _correcting(found), bar)
     if found.bits.value is None:
@@ -100,29 +104,37 @@ def decide(found: Findings) -> Advice:
     return _stop(found, "data problem", f"{reasons.student(found)}; {reasons.missing(found, verdict)}", reasons.DATA)
 
 
-def _good_answers(found: Findings, bar: float, *, replies: bool) -> str:
-    """Why there is something good to imitate, of which `bar` pass; empty where there is not.
+def _good_given(found: Findings, bar: float) -> str:
+    """Why the demonstrations that came with the data are good: `bar` pass, or nothing judges them. Else empty."""
+    given = found.given_pass
+    if found.given < FEWEST_ANSWERS or (given.value is not None and given.value < bar):
+        return ""
+    checked = "and no verifier to doubt them" if given.value is None else f"and {rate(given)} of them pass"
+    return f"{found.given} demonstrations came with the data, {checked}"
 
-    What nothing judged is taken as it is.
-    """
-    given, teacher = found.given_pass, found.teacher_pass
-    if found.given >= FEWEST_ANSWERS and (given.value is None or given.value >= bar):
-        checked = "and no verifier to doubt them" if given.value is None else f"and {rate(given)} of them pass"
-        return f"{found.given} demonstrations came with the data, {checked}"
-    if replies and teacher.value is None:
+
+def _good_teacher(found: Findings, bar: float) -> str:
+    """The same of the answers of a teacher that replies."""
+    if found.teacher_pass.value is None:
         return f"the teacher answers {rate(found.teacher_answers)}, and no verifier says how well: read some of them"
-    return f"the teacher's answers pass {rate(teacher)}" if replies and _reaches(teacher, bar) else ""
+    return f"the teacher's answers pass {rate(found.teacher_pass)}" if _reaches(found.teacher_pass, bar) else ""
 
 
-def _imitating(found: Findings, *, replies: bool, trusted: bool) -> list[Option]:
-    """`sft`, and the next step up where the teacher can be asked for it."""
+def _imitating(found: Findings, trust: Trust, *, replies: bool) -> list[Option]:
+    """`sft`, and the next step up where the teacher can be asked for it: by what there is to check an answer with."""
     asks = replies and _may_demonstrate(found)
     options = [reasons.sft(found, asks=asks)]
-    if replies and trusted:
-        few = (found.prompts if asks else found.given) <= FEW_ANSWERS
-        options += [reasons.RGT] if few and _reaches(found.feedback, TELLING_FEEDBACK) else []
-        options += [reasons.ISFT]
-    return [*options, reasons.gad(found)] if replies and (asks or found.given > 0) else options
+    if not replies:
+        return options
+    match trust:
+        case "none":
+            return [*options, reasons.RUBRIC]
+        case "trusted":
+            few = (found.prompts if asks else found.given) <= FEW_ANSWERS
+            telling = few and _reaches(found.feedback, TELLING_FEEDBACK)
+            return [*options, reasons.RGT if telling else reasons.ISFT]
+        case _:
+            return [*options, reasons.gad(found)] if asks or found.given else options
 
 
 def _correcting(found: Findings) -> list[Option]:
@@ -132,16 +144,19 @@ def _correcting(found: Findings) -> list[Option]:
     telling = found.prompts <= FEW_ANSWERS and _reaches(found.feedback, TELLING_FEEDBACK)
     options += [reasons.RGT] if telling else []
     options += [reasons.BEST_OF_TEACHER] if _reaches(found.teacher_pass, SOME_ANSWERS) else []
-    if _may_demonstrate(found):
-        return [*options, reasons.gad(found)]
-    return [*options, *([reasons.grpo(found)] if _reaches(found.bits, ENOUGH_BITS) else [])]
+    return [*options, reasons.gad(found)] if _may_demonstrate(found) else options
 
 
-def _from_its_own(found: Findings) -> list[Option]:
-    """Selection among the student's answers, or a reward for them: first what uses more of the verdicts."""
+def _from_its_own(found: Findings, *, replies: bool) -> list[Option]:
+    """Selection among the student's answers, or a reward for them: first what uses more of the verdicts.
+
+    Advice refines a reward where feedback tells the teacher what is wrong, or answers are long.
+    """
     selecting, rewarding = reasons.best_of_student(found), reasons.grpo(found)
-    half = (found.bits.value or 0.0) / 2
-    return [selecting, rewarding] if (found.pass_bits.value or 0.0) >= half else [rewarding, selecting]
+    if (found.pass_bits.value or 0.0) >= (found.bits.value or 0.0) / 2:
+        return [selecting, rewarding]
+    refines = _reaches(found.feedback, TELLING_FEEDBACK) or _reaches(found.student_tokens, LONG_ANSWERS)
+    return [rewarding, reasons.COACH if replies and refines else selecting]
 
 
 def _choose(found: Findings, why: str, options: list[Option], bar: float) -> Advice:

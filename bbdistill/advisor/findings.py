@@ -61,6 +61,8 @@ class Findings:
     """Why some prompts of the sample were not answered; empty where all were."""
     teacher_pass: Figure = UNMEASURED
     teacher_score: Figure = UNMEASURED
+    gives_log_probs: bool | None = None
+    """Whether the teacher says how likely it finds a given text, token by token; None = not known: servers vary."""
 
     steady: Figure = UNMEASURED
     """Answers that get the same verdict twice, of all that get one."""

@@ -44,6 +44,7 @@ _GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
 }
 """Of each figure, what it is called and how it is written."""
+_KNOWN = {True: "yes", False: "no", None: "not known"}
 
 
 def render(advice: Advice) -> str:
@@ -82,6 +83,8 @@ def _group(name: str, advice: Advice) -> Iterator[str]:
     for why, labels in absent.items():
         which = f"{', '.join(labels)}: " if len(labels) < len(_GROUPS[name]) else ""
         yield from _wrapped(f"{which}not measured ({why})", first="    ")
+    if name == "teacher":
+        yield f"    {'log-probs of given texts':<36}{_KNOWN[found.gives_log_probs]:>7}"
 
 
 def _said(name: str, found: Findings) -> str:

@@ -32,6 +32,23 @@ BEST_OF_TEACHER = Option(
     why="several answers of the teacher to each prompt, of which one that passes is imitated",
     settings=('feedback.candidates_from="teacher"',),
 )
+OPD = Option(
+    recipe="opd",
+    why="after imitation the student follows the teacher's distributions on what it writes itself, and so learns to go "
+    "on from its own mistakes, which no answer of the teacher shows",
+)
+RUBRIC = Option(
+    recipe="rubric",
+    why="after imitation rewards by a rubric that the teacher writes for each prompt: its criteria say what an answer "
+    "lacks, where the discriminator of `gad` says how like the teacher's it is, which imitation has taught and no "
+    "verifier corrects; it takes four answers to each prompt, and two calls each time a prompt comes up, for the "
+    "rubric and the marks",
+)
+COACH = Option(
+    recipe="coach",
+    why="as `grpo`, and the teacher says what kind of mistake an answer makes, never the right one: the tokens that "
+    "the student would then say less get more of the blame; it takes a call for each of `coach.rollouts` a step",
+)
 
 
 def sft(found: Findings, *, asks: bool) -> Option:
@@ -39,8 +56,21 @@ def sft(found: Findings, *, asks: bool) -> Option:
     return Option(
         recipe="sft",
         why="imitating them tells the student about every token, a reward at most one bit per answer",
-        settings=() if found.given == found.prompts else (f"feedback.demonstrations={str(asks).lower()}",),
+        settings=_demonstrations(found, asks=asks),
     )
+
+
+def kd(found: Findings) -> Option:
+    return Option(
+        recipe="kd",
+        why="the teacher gives log-probs: of every token the student learns all that the teacher might have said and "
+        "how likely, where imitation (`sft`) tells it one choice, and a reward at most one bit per answer",
+        settings=_demonstrations(found, asks=True),
+    )
+
+
+def _demonstrations(found: Findings, *, asks: bool) -> tuple[str, ...]:
+    return () if found.given == found.prompts else (f"feedback.demonstrations={str(asks).lower()}",)
 
 
 def best_of_student(found: Findings) -> Option:
@@ -97,8 +127,19 @@ _OWN = (
     "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
     "a teacher that passes more often than the student: corrections until they pass (`isft`)",
 )
+_WRONG = "a trustworthy verifier that passes less than 70 % of the answers: corrections until they pass (`isft`)"
 CHANGES = {
-    "sft": ("a trustworthy verifier that passes less than 70 % of the answers: corrections until they pass (`isft`)",),
+    "sft": (
+        _WRONG,
+        "log-probs with a teacher's answers (`local:PATH`, a server that scores texts, or one that gives the likeliest "
+        "tokens of what it writes): `kd`",
+        "open answers that no verifier can judge, and imitation at its end: rewards by a rubric (`rubric`)",
+    ),
+    "kd": (
+        _WRONG,
+        "demonstrations that come with the data, and are as good: `sft`",
+        "a student that does well after the teacher's words and badly after its own: `opd`",
+    ),
     "isft": (
         "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
         "a student that passes sometimes, and as often as the teacher: selection among its answers (`best_of_n`)",
@@ -107,7 +148,11 @@ CHANGES = {
         *_OWN,
         "a student that passes more than half of the time: rewards (`grpo`), since its failures then tell more",
     ),
-    "grpo": (*_OWN, "a student that passes less than half of the time: selection among its answers (`best_of_n`)"),
+    "grpo": (
+        *_OWN,
+        "a student that passes less than half of the time: selection among its answers (`best_of_n`)",
+        "mistakes in a few tokens of long answers, and a teacher that sees them: blame where it belongs (`coach`)",
+    ),
 }
 """What would turn a recommendation into another one."""
 

@@ -43,8 +43,11 @@ class Drawn:
 
 def absent(config: RunConfig) -> str:
     """Why there is no student to measure; empty where there is one."""
-    if config.student is None:
-        return "the config has no `[student]` table"
+    return "the config has no `[student]` table" if config.student is None else not_installed()
+
+
+def not_installed() -> str:
+    """What a model in this process lacks; empty where it lacks nothing."""
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     return f"{', '.join(missing)} not installed: `pip install 'bbdistill[train]'`" if missing else ""
 

@@ -128,7 +128,7 @@ def connect(
     if replayed is not None:
         return _replaying(config, judge, *replayed, planned=run is not None, local=local)
     if config.is_local and local is None:
-        raise ConfigError(f"`{config.model}` is a model in this process, which only `bbdistill run` opens")
+        raise ConfigError(f"`{config.model}` is a model in this process, which only `bbdistill run` and `advise` open")
     models = [config] if judge is None else [config, judge]
     store = None if mode == "off" else Store(config.cache)
     if store is not None:

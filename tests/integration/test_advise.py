@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 from advise_task import A_CALL, NO, PROSE, YES, Command, paid, write_check, write_task
 from scripted_server import ScriptedServer, chat, error
+from student_fixtures import saying_student
 
 import bbdistill
 from bbdistill.config import Recipe
@@ -104,6 +105,27 @@ def test_a_student_that_never_passes_is_corrected(tmp_path: Path, command: Comma
     )
 
 
+def test_a_teacher_in_this_process_answers_and_its_distributions_are_followed(
+    tmp_path: Path, command: Command, undecided: Path
+) -> None:
+    teacher = saying_student(tmp_path / "teacher", {NO: 1.0})  # right for two prompts of three
+    with ScriptedServer() as server:
+        config = write_task(tmp_path, server, student=undecided, model=f"local:{teacher}")
+        text = config.read_text().splitlines()
+        config.write_text("\n".join(line for line in text if not line.startswith(("base_url", "id ="))))
+        found = command.json(config, "--max-usd", "0", "--write", tmp_path / "next.toml")
+        assert command.json(config, "--replay", tmp_path / "store.db")["reason"] == found["reason"]
+        assert not server.seen
+    assert (found["recommends"], found["runner_up"]["recipe"]) == ("kd", "opd")
+    assert found["reason"].startswith("the teacher's answers pass 71 % (17 of 24); the teacher gives log-probs: of")
+    figures = found["findings"]
+    assert (figures["gives_log_probs"], figures["spent_usd"]) == (True, 0)
+    costs = {cost["recipe"]: cost for cost in figures["costs"]}
+    assert costs["kd"]["usd"] == costs["opd"]["usd"] == [0, 0]
+    assert costs["opd"]["hours"] > costs["kd"]["hours"] > 0
+    assert load_config(tmp_path / "next.toml").recipe == "kd"
+
+
 def test_what_is_cut_off_does_not_pass(tmp_path: Path, command: Command, undecided: Path) -> None:
     with ScriptedServer(otherwise=chat(YES)) as server:
         config = write_task(tmp_path, server, student=undecided)
@@ -183,6 +205,19 @@ def test_without_torch_the_rest_still_works(tmp_path: Path) -> None:
     assert found["pass_at_1"]["why"] == "torch not installed: `pip install 'bbdistill[train]'`"
     assert said["recommends"] == "sft"  # no is right for 17 of 24
     assert all(cost["usd"] and cost["hours"] is None for cost in found["costs"])
+
+
+def test_a_teacher_in_this_process_needs_torch(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from bbdistill.cli import main; main()"
+    with ScriptedServer() as server:
+        config = write_task(tmp_path, server, model="local:anywhere")
+    asked = [sys.executable, "-c", code, "advise", str(config)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: the teacher `local:anywhere` is a model in this process; torch not installed: `pip install "
+        "'bbdistill[train]'`"
+    )
 
 
 def test_what_is_written_is_the_same_task_with_the_recipe_advised(tmp_path: Path, key: None) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from bbdistill.advisor.decide import FEW_ANSWERS, FEWEST_ANSWERS, GOOD_ANSWERS, RECIPES, Advice, decide
+from bbdistill.advisor.decide import (
+    FEW_ANSWERS,
+    FEWEST_ANSWERS,
+    GOOD_ANSWERS,
+    LONG_ANSWERS,
+    RECIPES,
+    Advice,
+    decide,
+)
 from bbdistill.advisor.findings import Figure, Findings, bits_of, marks, mean, pass_at_k, passing_bits, wilson
 from bbdistill.advisor.page import WIDTH, render
 from bbdistill.advisor.trust import trust_in
@@ -159,11 +167,57 @@ def test_a_teacher_that_passes_is_imitated_however_good_the_student_is() -> None
 
 def test_without_a_verifier_answers_are_taken_as_they_are() -> None:
     advice = advised(has_verifier=False, teacher_answers=share(1.0))
-    assert (advice.recommends, runner_up(advice)) == ("sft", "gad")
+    assert (advice.recommends, runner_up(advice)) == ("sft", "rubric")
     assert "no verifier says how well: read some of them" in advice.reason
     given = advised(has_verifier=False, given=40)
     assert (given.recommends, runner_up(given)) == ("sft", None)
     assert "no verifier to doubt them" in given.reason
+
+
+def test_without_a_verifier_a_rubric_is_the_next_step() -> None:
+    """What says nothing anywhere is as none; a check of form is something to keep a discriminator honest."""
+    silent = Figure(why="it abstains: no reference")
+    probes = {f"rejects_{name}": silent for name in ("empty", "other", "shuffled", "truncated")}
+    for none in ({"has_verifier": False}, probes):
+        advice = advised(**none, teacher_answers=share(1.0))
+        assert (advice.recommends, runner_up(advice)) == ("sft", "rubric")
+        assert advice.runner_up
+        assert "where the discriminator of `gad` says how like the teacher's it is, which" in advice.runner_up.why
+        assert "four answers to each prompt, and two calls each time a prompt comes up" in advice.runner_up.why
+        assert runner_up(advised(**none, given=40, teacher_answers=share(0.5))) == "rubric"
+        assert runner_up(advised(**none, given=40, teacher_answers=share(0.4))) is None
+    assert "no verifier can judge, and imitation at its end: rewards by a rubric (`rubric`)" in advice.changes[-1]
+
+
+def test_log_probs_make_more_of_the_same_answers() -> None:
+    good: dict[str, Any] = teaching(0.75)
+    advice = advised(**good, gives_log_probs=True)
+    assert (advice.recommends, runner_up(advice)) == ("kd", "opd")
+    assert advice.reason.startswith("the teacher's answers pass 75 % (18 of 24); the teacher gives log-probs: of every")
+    assert advice.settings == ("feedback.demonstrations=true",)
+    assert "demonstrations that come with the data, and are as good: `sft`" in advice.changes
+    for silent in (None, False):  # what is not known is not taken to be so
+        other = advised(**good, gives_log_probs=silent)
+        assert (other.recommends, runner_up(other)) == ("sft", "isft")
+        assert other.changes[1].startswith("log-probs with a teacher's answers (`local:PATH`, a server that scores")
+    # As well where nobody judges the answers, or only their form.
+    unjudged = advised(has_verifier=False, teacher_answers=share(1.0), gives_log_probs=True)
+    assert (unjudged.recommends, runner_up(unjudged)) == ("kd", "opd")
+    form = advised(rejects_other=share(0.5), **teaching(0.5), gives_log_probs=True)
+    assert (form.recommends, runner_up(form)) == ("kd", "opd")
+    assert "it checks form, not content; read some of the answers; the teacher gives log-probs" in form.reason
+
+
+def test_distributions_are_followed_only_where_the_answers_are_good() -> None:
+    given: dict[str, Any] = {"given": 200, "given_pass": share(0.96), "gives_log_probs": True}
+    both = advised(**given, **teaching(0.75))
+    assert (both.recommends, runner_up(both)) == ("sft", "kd")
+    assert both.runner_up
+    assert both.runner_up.settings == both.settings == ("feedback.demonstrations=true",)
+    assert runner_up(advised(**given, **teaching(0.3))) == "isft"
+    assert runner_up(advised(**given)) is None
+    assert advised(**teaching(0.4), gives_log_probs=True).recommends == "isft"
+    assert advised(**passing(0.3), gives_log_probs=True).recommends == "best_of_n"
 
 
 def test_answers_that_a_check_of_form_lets_through_are_as_good_as_without_one() -> None:
@@ -233,9 +287,21 @@ def test_selection_where_only_the_student_passes() -> None:
 
 
 def test_rewards_where_most_of_a_verdict_lies_in_the_failures() -> None:
-    advice = advised(**teaching(0.0), **passing(0.8))
+    advice = advised(**passing(0.8))
     assert (advice.recommends, runner_up(advice)) == ("grpo", "best_of_n")
     assert "no teacher is asked: 0.72 bits per rollout (1 at most), none in the 25 % (6 of 24) groups" in advice.reason
+    assert "long answers, and a teacher that sees them: blame where it belongs (`coach`)" in advice.changes[-1]
+
+
+def test_advice_refines_rewards_where_it_is_known_what_is_wrong_or_worth_knowing_where() -> None:
+    often: dict[str, Any] = {**teaching(0.0), **passing(0.8)}
+    telling = advised(**often)
+    assert (telling.recommends, runner_up(telling)) == ("grpo", "coach")
+    assert telling.runner_up
+    assert "the teacher says what kind of mistake an answer makes, never the right one" in telling.runner_up.why
+    assert runner_up(advised(**often, feedback=share(0.4))) == "best_of_n"
+    assert runner_up(advised(**often, feedback=share(0.4), student_tokens=share(LONG_ANSWERS))) == "coach"
+    assert runner_up(advised(**often | teaching(0.0, replies=0.4))) == "best_of_n"  # nobody to ask
 
 
 def test_what_a_recipe_needs_set_beside_its_name() -> None:
@@ -291,8 +357,10 @@ def test_without_a_student_the_rest_still_decides() -> None:
 
 def test_every_advice_has_a_reason_and_another_runner_up() -> None:
     teachers: list[Any] = [{}, teaching(0.0), teaching(0.4), teaching(0.9)]
-    for teacher, p, verifier, given in itertools.product(teachers, (0.0, 0.3, 0.8), (True, False), (0, 5, 100)):
-        advice = advised(**teacher, **passing(p), has_verifier=verifier, given=given)
+    yes, no = True, False
+    cases = itertools.product(teachers, (0.0, 0.3, 0.8), (yes, no), (0, 5, 100), (yes, no, None))
+    for teacher, p, verifier, given, scores in cases:
+        advice = advised(**teacher, **passing(p), has_verifier=verifier, given=given, gives_log_probs=scores)
         assert advice.recommends in {*RECIPES, "data problem"}
         assert advice.recommends != runner_up(advice)
         assert advice.reason
@@ -316,3 +384,10 @@ def test_the_page_fits_a_terminal_and_has_every_figure() -> None:
     assert "its nats per token of that: not measured (no room no room" in " ".join(text.split())
     assert "\n  demonstrations: with 0 of the 300 prompts to train on\n    not measured (not measured)\n" in text
     assert set(advice.as_json()["findings"]) == set(Findings.__dataclass_fields__)
+    assert advice.as_json()["findings"]["gives_log_probs"] is None
+
+
+@pytest.mark.parametrize(("known", "says"), [(True, "yes"), (False, "no"), (None, "not known")])
+def test_the_page_says_whether_a_teacher_gives_log_probs(known: bool | None, says: str) -> None:
+    text = render(advised(**teaching(0.9), gives_log_probs=known))
+    assert f"    {'log-probs of given texts':<36}{says:>7}\n" in text

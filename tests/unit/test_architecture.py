@@ -57,7 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "asking": BOTTOM | {"task", "teacher"},
     "estimate": BOTTOM | {"task", "stages", "client", "teacher", "asking"},
     "dryrun": BOTTOM | {"care", "task", "stages", "estimate", "student"},
-    "advisor": BOTTOM | {"task", "teacher", "verify", "student", "stages", "objectives", "estimate", "starter"},
+    "advisor": BOTTOM
+    | {"task", "teacher", "verify", "student", "stages", "objectives", "estimate", "starter", "local"},
     "examples": BOTTOM | {"task", "teacher", "verify"},
     "doctor": BOTTOM | {"task", "teacher", "verify", "student"},
     "demo": BOTTOM | {"runner"},
