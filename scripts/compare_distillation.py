@@ -106,7 +106,7 @@ cache = "teacher.db"
 [task]
 prompts = "references.jsonl"
 validation = "validation.jsonl"
-test = "validation.jsonl"
+test = "test.jsonl"
 verifier = ["json_schema:ticket.schema.json", "fields"]
 
 [feedback]
