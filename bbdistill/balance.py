@@ -13,6 +13,7 @@ HEALTHY = (0.65, 0.85)
 
 At 1 the student is told apart by a shortcut (length, format), at 0.5 the reward is noise (methods of GAD's users).
 """
+CHANCE = 0.5
 SMOOTHING = 0.5
 """Share of the newest accuracy in the running one: a step has some tens of pairs, whose accuracy is off by 0.1."""
 
@@ -56,23 +57,22 @@ class Pool:
         ]
 
 
-def running(before: float | None, accuracy: float | None) -> float | None:
-    """The running accuracy after one more step; unchanged where the step had no fresh pairs."""
-    if accuracy is None or before is None:
-        return before if accuracy is None else accuracy
-    return (1 - SMOOTHING) * before + SMOOTHING * accuracy
+def running(before: float, accuracy: float | None) -> float:
+    """The running accuracy after one more step; unchanged where the step had no fresh pairs.
+
+    It starts at `CHANCE`: what a few lucky pairs say of an untrained discriminator is not believed at once.
+    """
+    return before if accuracy is None else (1 - SMOOTHING) * before + SMOOTHING * accuracy
 
 
-def speeds(accuracy: float | None) -> tuple[float, float]:
+def speeds(accuracy: float) -> tuple[float, float]:
     """What is left, in [0, 1], of (the discriminator's part in the reward, its learning rate).
 
     Within the healthy band both are 1. Above it the discriminator slows down, to a stop at 1; below it the student
-    follows it less, and not at all at 0.5, where it tells nothing apart.
+    follows it less, and not at all at chance, where it tells nothing apart.
     """
     low, high = HEALTHY
-    if accuracy is None:
-        return 1.0, 1.0
-    reward, learning = (accuracy - 0.5) / (low - 0.5), (1 - accuracy) / (1 - high)
+    reward, learning = (accuracy - CHANCE) / (low - CHANCE), (1 - accuracy) / (1 - high)
     return min(max(reward, 0.0), 1.0), min(max(learning, 0.0), 1.0)
 
 

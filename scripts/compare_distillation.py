@@ -68,13 +68,14 @@ def main() -> None:
     folder: Path = asked.folder
     if not asked.table:
         train_teacher(folder, asked.model)
-        table_teacher = f'model = "local:{(folder / "teacher" / "adapter").resolve()}"\ncache = "teacher.db"\n'
+        answers = f'model = "local:{(folder / "teacher" / "adapter").resolve()}"'
+        teacher = f'{answers}\ncache = "teacher.db"\nmax_tokens = {STUDY.max_new_tokens}\n'
         for seed in map(int, asked.seeds.split(",")):
             write_emails(folder, seed)
             for arm in STUDY.arms:
                 if not asked.only or arm.name in asked.only.split(","):
                     out, to = folder / "runs" / f"{arm.name}-{seed}", folder / "kept" / f"{arm.name}-{seed}"
-                    run(folder, STUDY, arm, seed, table_teacher, keeping(out, to, every=KEPT_EVERY))
+                    run(folder, STUDY, arm, seed, teacher, keeping(out, to, every=KEPT_EVERY))
                     keep(out, to, STEPS)
         if asked.model == "bundled":
             measure(folder)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bbdistill.balance import Pool, running, speeds, weigh
+from bbdistill.balance import CHANCE, Pool, running, speeds, weigh
 from bbdistill.config import DiscriminatorConfig
 from bbdistill.losses.discriminator import bradley_terry_loss
 from bbdistill.student.adapters import Adapters
@@ -46,7 +46,7 @@ class Discriminator:
         self._head.to(base.device)
         self._frozen_head = copy.deepcopy(self._head).requires_grad_(False)
         self._spread: float | None = None
-        self._accuracy: float | None = None
+        self._accuracy = CHANCE
         self._pool, self._seed = Pool(size=settings.pool_size), seed
         parameters = [*adapters.parameters(DISCRIMINATOR), *self._head.parameters()]
         self._optimiser = Optimiser(DISCRIMINATOR, parameters, max_grad_norm=max_grad_norm)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from bbdistill.balance import Pool, running, speeds, weigh
+from bbdistill.balance import CHANCE, Pool, running, speeds, weigh
 from bbdistill.config import DiscriminatorConfig
 from bbdistill.types import PairSource, Prompt, RankedPair
 
@@ -47,7 +47,6 @@ def test_the_pool_comes_back_from_json():
 @pytest.mark.parametrize(
     ("accuracy", "reward", "learning"),
     [
-        (None, 1.0, 1.0),
         (0.3, 0.0, 1.0),
         (0.5, 0.0, 1.0),
         (0.575, 0.5, 1.0),
@@ -58,13 +57,13 @@ def test_the_pool_comes_back_from_json():
         (1.0, 1.0, 0.0),
     ],
 )
-def test_outside_the_healthy_band_the_stronger_side_slows_down(accuracy: float | None, reward: float, learning: float):
+def test_outside_the_healthy_band_the_stronger_side_slows_down(accuracy: float, reward: float, learning: float):
     assert speeds(accuracy) == pytest.approx((reward, learning))
 
 
 def test_the_running_accuracy():
-    assert running(None, None) is None
-    assert running(None, 0.8) == 0.8
+    assert running(CHANCE, 0.7) == pytest.approx(0.6)  # one lucky step earns two thirds of the trust
+    assert speeds(running(CHANCE, 0.7))[0] == pytest.approx(2 / 3)
     assert running(0.8, None) == 0.8
     assert running(0.8, 0.6) == pytest.approx(0.7)
 
