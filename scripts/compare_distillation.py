@@ -107,7 +107,7 @@ cache = "teacher.db"
 [task]
 prompts = "references.jsonl"
 validation = "validation.jsonl"
-test = "test.jsonl"
+test = "validation.jsonl"
 verifier = ["json_schema:ticket.schema.json", "fields"]
 
 [feedback]

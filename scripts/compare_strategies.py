@@ -5,7 +5,7 @@
     scripts/compare_strategies.py runs/compare                         asks for strategies, trains, prints the table
 
 Both imitate x -> y for the same (x, y), in the same number of updates; `rgt` also imitates x -> [THINK] z [/THINK] y in
-the same step, and answers behind empty tags. The same student is also judged by what it answers without them ("bare").
+the same step, and answers behind empty tags.
 A seed draws its own order: its first 50 are among its first 100. A result that is there is not computed again.
 """
 
@@ -32,8 +32,7 @@ from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Correction, Revising, Rollout, SFTExample
 
 SIZES, SEEDS, EPOCHS, PER_STEP, RATE = (50, 100, 200), (0, 1, 2), 3, 8, 8e-4
-ARMS = {"sft": ("sft",), "rgt": ("rgt", "bare")}
-"""What is trained, and the ways in which it answers."""
+ARMS = ("sft", "rgt")
 
 Lesson = tuple[SFTExample, SFTExample]
 """The correction by itself, and behind its strategy."""
@@ -48,11 +47,12 @@ def main() -> None:
     for size in SIZES:
         for seed in SEEDS:
             for arm in ARMS:
-                missing = not all(_file(folder, way, size, seed).is_file() for way in ARMS[arm])
-                if missing and size <= len(lessons):
-                    for way, scores in measured(folder, task, lessons, arm, size, seed):
-                        _file(folder, way, size, seed).write_text(json.dumps(scores))
-                        print(f"{way} {size} {seed}: {statistics.mean(scores):.3f}", flush=True)
+                file = folder / "strategies" / f"{arm}-{size}-{seed}.json"
+                if not file.is_file() and size <= len(lessons):
+                    scores = measured(folder, task, lessons, arm, size, seed)
+                    file.parent.mkdir(exist_ok=True)
+                    file.write_text(json.dumps(scores))
+                    print(f"{arm} {size} {seed}: {statistics.mean(scores):.3f}", flush=True)
     print("\n".join(table(folder)))
 
 
@@ -90,10 +90,8 @@ def _drafts(run: Path, config: RunConfig) -> list[Rollout]:
     return [row.rollout(task.prompt(row.prompt_id)) for row in drawn]
 
 
-def measured(
-    folder: Path, task: Task, lessons: Sequence[Lesson], arm: str, size: int, seed: int
-) -> Iterator[tuple[str, list[float]]]:
-    """Scores on the test e-mails of a student trained on the first `size` lessons of the seed's order, by its ways."""
+def measured(folder: Path, task: Task, lessons: Sequence[Lesson], arm: str, size: int, seed: int) -> list[float]:
+    """Scores on the test e-mails of a student trained on the first `size` lessons of the seed's order."""
     config = load_config(folder / "isft-0.toml", [f"train.seed={seed}"])
     student, _ = open_student(config)
     order = random.Random(seed).sample(range(len(lessons)), len(lessons))[:size]
@@ -103,44 +101,27 @@ def measured(
         chosen = [lessons[int(place)] for place in stream[step * PER_STEP : (step + 1) * PER_STEP]]
         shown = [text for lesson in chosen for text in (lesson if arm == "rgt" else lesson[:1])]
         student.update([], shown, learning_rate=RATE * (1 - 0.9 * step / steps))
-    for way in ARMS[arm]:
-        student.tags = way == "rgt"
-        judged = evaluate.judge(way, task.test, student.answer(task.test), task.verify)
-        yield way, [score for score in judged.scores if score is not None]
+    judged = evaluate.judge(arm, task.test, student.answer(task.test), task.verify)
+    return [score for score in judged.scores if score is not None]
 
 
 def table(folder: Path) -> Iterator[str]:
-    """Means over seeds and test e-mails; the differences paired over both, with their intervals over the e-mails."""
-    yield "| examples | sft | rgt | minus sft | rgt, bare | minus sft |"
-    yield "|---|---|---|---|---|---|"
+    """Means over seeds and test e-mails; the difference paired over both, with its interval over the e-mails."""
+    yield "| examples | sft | rgt | rgt minus sft | 95 % interval |"
+    yield "|---|---|---|---|---|"
     for size in SIZES:
-        found = {way: _scores(folder, way, size) for ways in ARMS.values() for way in ways}
-        if all(found.values()):
-            cells = [str(size), _mean_and_range(found["sft"])]
-            for way in ARMS["rgt"]:
-                cells += [_mean_and_range(found[way]), _gain(found[way], found["sft"])]
-            yield f"| {' | '.join(cells)} |"
-
-
-def _file(folder: Path, way: str, size: int, seed: int) -> Path:
-    (folder / "strategies").mkdir(exist_ok=True)
-    return folder / "strategies" / f"{way}-{size}-{seed}.json"
-
-
-def _scores(folder: Path, way: str, size: int) -> list[list[float]]:
-    """Of every seed that is finished in all ways, so that the means compare."""
-    files = [[_file(folder, each, size, seed) for ways in ARMS.values() for each in ways] for seed in SEEDS]
-    return [
-        json.loads(_file(folder, way, size, seed).read_text())
-        for seed, needed in zip(SEEDS, files, strict=True)
-        if all(file.is_file() for file in needed)
-    ]
-
-
-def _gain(runs: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> str:
-    gains = [better - worse for better, worse in zip(_over_seeds(runs), _over_seeds(others), strict=True)]
-    low, high = evaluate.interval(gains)
-    return f"{statistics.mean(gains):+.3f} ({low:+.3f} to {high:+.3f})"
+        scores: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
+        for seed in SEEDS:
+            files = {arm: folder / "strategies" / f"{arm}-{size}-{seed}.json" for arm in ARMS}
+            if all(file.is_file() for file in files.values()):
+                for arm, file in files.items():
+                    scores[arm].append(json.loads(file.read_text()))
+        if scores["sft"]:
+            sft, rgt = (_over_seeds(scores[arm]) for arm in ARMS)
+            gains = [better - worse for better, worse in zip(rgt, sft, strict=True)]
+            low, high = evaluate.interval(gains)
+            means = " | ".join(_mean_and_range(scores[arm]) for arm in ARMS)
+            yield f"| {size} | {means} | {statistics.mean(gains):+.3f} | {low:+.3f} to {high:+.3f} |"
 
 
 def _mean_and_range(runs: Sequence[Sequence[float]]) -> str:
