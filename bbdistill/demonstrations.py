@@ -35,6 +35,11 @@ def collect_demonstrations(run: Run) -> Sifted:
     run.check_abstentions("demonstrations")
     asked = [answer for answer in answers if isinstance(answer, Demonstration)]
     found = [*(given[prompt_id] for prompt_id in chosen["prompts"] if prompt_id in given), *asked]
+    if used and not found:
+        raise RunError(
+            f"the teacher gave no usable answer to any of {len(missing)} prompts ({run.why_unusable}); see "
+            f"`bbdistill cache list {run.config.teacher.cache}`"
+        )
     evidence.write_demonstrations(run.directory.demonstrations, found)
     sifted = sift(found, run.task.verify, run.student.fits)
     without = ", ".join(f"{count} {reason}" for reason, count in sifted.left_out.items())

@@ -99,15 +99,20 @@ class Run:
         if self.stop.is_set():
             raise RunStopped("the run was asked to stop")
 
+    @property
+    def why_unusable(self) -> str:
+        """The commonest reasons for which replies were not usable, with their counts."""
+        found = self.teacher.ledger.abstain_reasons.most_common(3)
+        return ", ".join(f"{reason} ({count})" for reason, count in found)
+
     def check_abstentions(self, *purposes: str) -> None:
         """RunError where too many of these calls gave nothing usable."""
         ledger, allowed = self.teacher.ledger, self.config.feedback.max_abstain_rate
         calls, rate = ledger.calls_for(*purposes), ledger.abstain_rate(*purposes)
         if calls >= ENOUGH and rate > allowed:
-            reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.abstain_reasons.most_common(3))
             asked = f"{calls} calls for {' and '.join(purposes)}"
             raise RunError(
-                f"{100 * rate:.0f} % of {asked} gave nothing usable ({reasons}); `feedback.max_abstain_rate` allows "
+                f"{100 * rate:.0f} % of {asked} gave nothing usable ({self.why_unusable}); `feedback.max_abstain_rate` allows "
                 f"{100 * allowed:.0f} %; see `bbdistill cache list {self.config.teacher.cache}`"
             )
 

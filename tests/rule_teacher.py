@@ -21,7 +21,7 @@ class RuleTeacher:
 
     Of the numbers in `slips` its first correction is still wrong, of those in `hopeless` every one; its answer to those
     in `long` goes on for 200,000 characters. With `varied` the same training prompt gets four answers in turn, of which
-    two are right. With `vague` it writes no rubric that can be read, with `silent` it marks no answer.
+    two are right. With `vague` it writes no rubric that can be read, with `silent` it marks no answer, with `cut` all it says ends at the limit.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class RuleTeacher:
         self.slips: set[int] = set()
         self.hopeless: set[int] = set()
         self.long: set[int] = set()
-        self.varied = self.vague = self.silent = False
+        self.varied = self.vague = self.silent = self.cut = False
         lock = threading.Lock()
         teacher = self
 
@@ -54,7 +54,7 @@ class RuleTeacher:
                     said = "They are all fine."
                 if any(messages[-1]["content"] == f"number {number}" for number in teacher.long):
                     said += "x" * 200_000
-                body = json.dumps(completion(said) | logprobs(asked, said)).encode()
+                body = json.dumps(completion(said, cut=teacher.cut) | logprobs(asked, said)).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
@@ -157,13 +157,14 @@ def questions(words: list[str]) -> str:
     return json.dumps({"questions": [f"How about {words[-1]}?", f"What is `{words[0]}`?", "Is there help?"]})
 
 
-def completion(text: str) -> dict[str, Any]:
+def completion(text: str, *, cut: bool = False) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}}
     return {
         "id": "c",
         "object": "chat.completion",
         "created": 1,
         "model": "rules",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "choices": [choice | {"finish_reason": "length" if cut else "stop"}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }
 

@@ -332,6 +332,14 @@ def test_a_run_whose_demonstrations_all_fail_says_how_to_look_at_them(tiny_stude
         assert "is not finished; go on with: bbdistill run" in done.stderr
 
 
+def test_a_teacher_whose_answers_are_all_cut_is_named_with_the_reason(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        teacher.cut = True
+        config = write_task(tmp_path, teacher, tiny_student)
+        with pytest.raises(bbdistill.RunError, match=r"no usable answer to any of 10 prompts \(.+ \(10\)\); see"):
+            bbdistill.run(config, out=tmp_path / "run")
+
+
 def test_the_verbs_work_inside_a_running_loop(tmp_path: Path):
     async def work(teacher: RuleTeacher) -> tuple[object, object, object]:
         settings = {"base_url": teacher.base_url, "cache": tmp_path / "x.db"}
