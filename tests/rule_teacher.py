@@ -21,7 +21,8 @@ class RuleTeacher:
 
     Of the numbers in `slips` its first correction is still wrong, of those in `hopeless` every one; its answer to those
     in `long` goes on for 200,000 characters. With `varied` the same training prompt gets four answers in turn, of which
-    two are right. With `vague` it writes no rubric that can be read, with `silent` it marks no answer, with `cut` all it says ends at the limit.
+    two are right. With `vague` it writes no rubric that can be read, with `silent` it marks no answer, with `cut` all
+    it says ends at the limit.
     """
 
     def __init__(self) -> None:
