@@ -113,7 +113,8 @@ class Run:
             asked = f"{calls} calls for {' and '.join(purposes)}"
             raise RunError(
                 f"{100 * rate:.0f} % of {asked} gave nothing usable ({self.why_unusable}); "
-                f"`feedback.max_abstain_rate` allows {100 * allowed:.0f} %; see `bbdistill cache list {self.config.teacher.cache}`"
+                f"`feedback.max_abstain_rate` allows {100 * allowed:.0f} %; see "
+                f"`bbdistill cache list {self.config.teacher.cache}`"
             )
 
 
