@@ -22,8 +22,6 @@ USABLE_REPLIES = 0.5
 """Share of calls with a usable reply; a run demands the same (`feedback.max_abstain_rate`)."""
 FEWEST_ANSWERS = 10
 """Fewer answers than this teach a model those answers and nothing else (estimate)."""
-FEW_ANSWERS = 50
-"""Up to here every answer must teach as much as it can: rationales claim to need 3-5 times fewer (Parsed, 2025)."""
 TELLING_FEEDBACK = 0.5
 """A feedback of its own for at least every second rejection: it says what is wrong with this answer (estimate)."""
 ENOUGH_BITS = 0.15
@@ -130,19 +128,18 @@ def _imitating(found: Findings, trust: Trust, *, replies: bool) -> list[Option]:
         case "none":
             return [*options, reasons.RUBRIC]
         case "trusted":
-            few = (found.prompts if asks else found.given) <= FEW_ANSWERS
-            telling = few and _reaches(found.feedback, TELLING_FEEDBACK)
-            return [*options, reasons.RGT if telling else reasons.ISFT]
+            return [*options, reasons.ISFT]
         case _:
             return [*options, reasons.gad(found)] if asks or found.given else options
 
 
 def _correcting(found: Findings) -> list[Option]:
-    """`isft`, and what refines it: by the place of the mistake in long answers, by strategies for few prompts."""
+    """`isft`, and by the place of the mistake in long answers.
+
+    `rgt` is not among them: from the same corrections a student learned less by it than by imitation (README).
+    """
     options = [reasons.ISFT]
     options += [reasons.PROCESS] if _reaches(found.student_tokens, LONG_ANSWERS) else []
-    telling = found.prompts <= FEW_ANSWERS and _reaches(found.feedback, TELLING_FEEDBACK)
-    options += [reasons.RGT] if telling else []
     options += [reasons.BEST_OF_TEACHER] if _reaches(found.teacher_pass, SOME_ANSWERS) else []
     return [*options, reasons.gad(found)] if _may_demonstrate(found) else options
 

@@ -19,10 +19,6 @@ class Option:
 ISFT = Option(
     recipe="isft", why="drafts are corrected by the verifier's feedback until they pass, and the corrections imitated"
 )
-RGT = Option(
-    recipe="rgt",
-    why="as `isft`, and a strategy drawn from the feedback is imitated beside each answer: more from few prompts",
-)
 PROCESS = Option(
     recipe="process",
     why="as `isft`, but the teacher marks the first wrong part, and only what follows is corrected: for long answers",

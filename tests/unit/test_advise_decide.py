@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from bbdistill.advisor.decide import (
-    FEW_ANSWERS,
     FEWEST_ANSWERS,
     GOOD_ANSWERS,
     LONG_ANSWERS,
@@ -242,11 +241,10 @@ def test_answers_that_are_cut_off_teach_nothing() -> None:
     assert "cut at" not in advised(**teaching(0.4), cut=share(0.1, 96)).changes[-1]
 
 
-def test_few_demonstrations_and_telling_feedback_make_rationales_the_next_step() -> None:
-    few: dict[str, Any] = {"prompts": FEW_ANSWERS, "given": 30, "given_pass": share(1.0), **teaching(0.5)}
-    assert runner_up(advised(**few)) == "rgt"
-    assert runner_up(advised(**{**few, "feedback": share(0.1)})) == "isft"
-    assert runner_up(advised(**{**few, "prompts": FEW_ANSWERS + 1})) == "isft"
+@pytest.mark.parametrize("prompts", [30, 300])
+def test_corrections_are_the_next_step_after_few_good_demonstrations_as_after_many(prompts: int) -> None:
+    advice = advised(prompts=prompts, given=30, given_pass=share(1.0), **teaching(0.5))
+    assert (advice.recommends, runner_up(advice)) == ("sft", "isft")
 
 
 def test_a_broken_verifier_comes_before_everything() -> None:
