@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bbdistill.balance import Pool, running, speeds, weigh
-from bbdistill.config import DiscriminatorConfig
+from bbdistill.config.training import DiscriminatorConfig
 from bbdistill.losses.discriminator import bradley_terry_loss
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import by_prompt, last_hidden, micro_batches

@@ -7,7 +7,7 @@ import pytest
 from student_examples import ranked_pairs, rollout_of
 from student_fixtures import prompts, tiny_config, tiny_student
 
-from bbdistill.config import DiscriminatorConfig
+from bbdistill.config.training import DiscriminatorConfig
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.student import Student, open_student
 from bbdistill.types import Demonstration, PairSource, Prompt
