@@ -4,7 +4,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from bbdistill.config import RunConfig, TeacherConfig
+from bbdistill.config import RunConfig
+from bbdistill.config.models import TeacherConfig
 from bbdistill.task import Task
 from bbdistill.teacher.parse import MOST_CRITERIA
 from bbdistill.teacher.teacher import TOKENS_PER_MARK, Teacher

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bbdistill.config import DiscriminatorConfig
+from bbdistill.config.training import DiscriminatorConfig
 from bbdistill.types import PairSource, Prompt, RankedPair
 
 HEALTHY = (0.65, 0.85)

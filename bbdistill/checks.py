@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from bbdistill import verify
 from bbdistill.client.loop import LoopThread
-from bbdistill.config import RunConfig, Settings, TeacherConfig
+from bbdistill.config import RunConfig, Settings
+from bbdistill.config.models import TeacherConfig
 from bbdistill.configfile import teacher_config
 from bbdistill.data import load_prompts
 from bbdistill.errors import ConfigError

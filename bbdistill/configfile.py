@@ -1,7 +1,7 @@
 """Reads a config from its TOML file and says in one sentence what is wrong with it.
 
 Order of precedence: `--set a.b=v`, the user's file, the recipe's own (`recipes/<recipe>.toml`), the defaults in
-`config.py`. An unknown key is an error with a suggestion. Relative paths are relative to the file that names them.
+`config/`. An unknown key is an error with a suggestion. Relative paths are relative to the file that names them.
 """
 
 import difflib
@@ -15,7 +15,10 @@ from typing import Any, TypeAlias, TypeVar, cast, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from bbdistill.config import VERIFIERS, VERIFIERS_WITH_A_FILE, Recipe, RunConfig, Section, StudentConfig, TeacherConfig
+from bbdistill.config import Recipe, RunConfig
+from bbdistill.config.models import StudentConfig, TeacherConfig
+from bbdistill.config.section import Section
+from bbdistill.config.task import VERIFIERS, VERIFIERS_WITH_A_FILE
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import keys_in, looks_like_key
 

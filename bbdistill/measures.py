@@ -1,7 +1,7 @@
 """Measures of a step's rollouts and of what was said of them; `watched.py` has levels for some. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
 from bbdistill.types import Author, MarkedGroup, Prompt, Rollout
@@ -78,8 +78,7 @@ def leak(completion: str, told: Set[Words], prompt: Prompt) -> float:
     return sum(run in told and run not in shown for run in said) / len(said) if said else 0.0
 
 
-def leak_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], advice: Iterable[str]) -> dict[str, float]:
-    """Mean over the rollouts, held against all advice that was given before them; none where none was."""
-    told = {run for text in advice for run in runs(text)}
+def leak_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], told: Set[Words]) -> dict[str, float]:
+    """Mean over the rollouts, held against the runs of all advice that was given before them; none where none was."""
     found = [leak(rollout.completion, told, rollout.prompt) for group in rollouts_P_G for rollout in group]
     return {"coach/leak": sum(found) / len(found)} if told and found else {}

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bbdistill.config import PolicyConfig, RewardConfig
+from bbdistill.config.training import PolicyConfig, RewardConfig
 from bbdistill.types import Abstain, MarkedGroup, Preference, Rollout, Verdict
 
 Values = Sequence[Sequence[float]]

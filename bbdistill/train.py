@@ -16,7 +16,7 @@ from bbdistill.demonstrations import collect_demonstrations
 from bbdistill.errors import RunStopped
 from bbdistill.evaluate import judge, mean
 from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
-from bbdistill.measures import leak_metrics, rollout_metrics, rubric_metrics
+from bbdistill.measures import leak_metrics, rollout_metrics, rubric_metrics, runs
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
     Lessons,
@@ -48,6 +48,7 @@ class Trainer:
         self._metrics_file = MetricsFile(run.directory.metrics, after_step=state.step)
         self._sampler = Sampler(run, state, demonstrations)
         self._lengths = {d.prompt.id: run.student.length(d.prompt, d.completion) for d in demonstrations.values()}
+        self._told = {words for text in state.advice for words in runs(text)}
         self._ledger = run.teacher.ledger.state()
 
     def train(self) -> None:
@@ -141,7 +142,7 @@ class Trainer:
         return {
             **rollout_metrics(sampled.rollouts, self._lengths),
             **rubric_metrics(feedback.marked),
-            **leak_metrics(sampled.rollouts, self.state.advice),
+            **leak_metrics(sampled.rollouts, self._told),
             **run.discriminator.tripwire(sampled.rollouts, self.demonstrations),
             **run.teacher.ledger.rates(),
             **({"policy/staleness": sum(ages) / len(ages)} if ages else {}),
@@ -206,6 +207,7 @@ class Trainer:
             evidence.write_rubrics(directory.evidence("rubrics", step), feedback.marked)
         if feedback.coachings:
             evidence.write_coachings(directory.evidence("coachings", step), feedback.coachings)
+        self._told.update(*(runs(coaching.advice) for coaching in feedback.coachings))
         self.state.count(feedback)
 
     def _tell(self, stage: Stage, metrics: dict[str, float]) -> None:

@@ -54,7 +54,10 @@ def work(rows: int, *, shared: bool = True) -> list[Row]:
 
 def opened() -> "tuple[Student, Discriminator]":
     """The bundled student and its discriminator, as all benchmarks run them."""
-    from bbdistill.config import RewardConfig, RunConfig, StudentConfig, TaskConfig, TeacherConfig
+    from bbdistill.config import RunConfig
+    from bbdistill.config.models import StudentConfig, TeacherConfig
+    from bbdistill.config.task import TaskConfig
+    from bbdistill.config.training import RewardConfig
     from bbdistill.student.student import open_student
 
     settings = StudentConfig(model="bundled", lora_rank=RANK, lora_alpha=ALPHA, max_new_tokens=NEW, top_p=1.0)

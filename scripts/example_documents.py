@@ -65,8 +65,8 @@ def documents() -> Iterator[Document]:
     for number, passage in enumerate(split((ROOT / "README.md").read_text(encoding="utf-8")), start=1):
         yield Document(id=f"README.md#{number}", text=passage)
     yield from commands(typer.main.get_group(app), "bbdistill")
-    yield from keys(PACKAGE / "config.py")
-    yield from keys(PACKAGE / "verify" / "options.py")
+    for name in ("config/models.py", "config/task.py", "config/training.py", "verify/options.py"):
+        yield from keys(PACKAGE / name)
     for file in sorted((PACKAGE / "recipes").glob("*.toml")):
         yield from recipe(file)
     for file in sorted((ROOT / "prompts").glob("*.md")):

@@ -8,17 +8,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bbdistill.config import (
-    DiscriminatorConfig,
-    PolicyConfig,
-    Recipe,
-    RewardConfig,
-    RunConfig,
-    StudentConfig,
-    TaskConfig,
-    TeacherConfig,
-    TrainConfig,
-)
+from bbdistill.config import Recipe, RunConfig
+from bbdistill.config.models import StudentConfig, TeacherConfig
+from bbdistill.config.task import TaskConfig
+from bbdistill.config.training import DiscriminatorConfig, PolicyConfig, RewardConfig, TrainConfig
 from bbdistill.types import Prompt
 
 TEMPLATE = (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bbdistill.advisor.checked import look
 from bbdistill.advisor.findings import Cost, Findings
-from bbdistill.config import RunConfig, Settings, StudentConfig
+from bbdistill.config import RunConfig, Settings
+from bbdistill.config.models import StudentConfig
 from bbdistill.errors import ConfigError
 from bbdistill.estimate import estimate_task
 from bbdistill.stages import Stage, stages

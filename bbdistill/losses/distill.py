@@ -108,13 +108,3 @@ def distill_loss(
         "distill/agreement": masked_mean((ours.argmax(1) == theirs.argmax(1)).to(ours.dtype), units),
     }
     return LossOutput(masked_sum(weighted, units) / total_units, metrics)
-
-
-def token_reverse_kl(logprobs: Tensor, teacher_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """(B, T) log(student / teacher) of the tokens that the student drew, in nats, 0 on padding; no gradient.
-
-    Its mean over draws is KL(student || teacher). Minus a coefficient times it is the advantage of on-policy
-    distillation (Thinking Machines, "On-Policy Distillation", 2025), in `policy_loss`. Where tokenizers differ, give
-    each token the log-probs of its unit: tokens that make a unit together all answer for it.
-    """
-    return torch.where(mask > 0, logprobs - teacher_logprobs, 0.0).detach()

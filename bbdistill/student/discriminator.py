@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bbdistill.balance import CHANCE, Pool, running, speeds, weigh
-from bbdistill.config import DiscriminatorConfig
+from bbdistill.config.training import DiscriminatorConfig
 from bbdistill.losses.discriminator import bradley_terry_loss
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import by_prompt, last_hidden, micro_batches
@@ -45,6 +45,7 @@ class Discriminator:
         nn.init.normal_(self._head.weight, std=1 / width, generator=torch.Generator().manual_seed(seed))
         self._head.to(base.device)
         self._frozen_head = copy.deepcopy(self._head).requires_grad_(False)
+        self._scored: tuple[object, list[float]] = (None, [])  # the version and what it was asked last, and its scores
         self._spread: float | None = None
         self._accuracy = CHANCE
         self._pool, self._seed = Pool(size=settings.pool_size), seed
@@ -52,8 +53,12 @@ class Discriminator:
         self._optimiser = Optimiser(DISCRIMINATOR, parameters, max_grad_norm=max_grad_norm)
 
     def scores(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
-        """Logits (P, G), as the discriminator is now."""
-        scores = iter(self.score([(rollout.prompt, rollout.completion) for group in rollouts_P_G for rollout in group]))
+        """Logits (P, G), as the discriminator is now: what it was asked last is not read again until it is updated."""
+        answers = [(rollout.prompt, rollout.completion) for group in rollouts_P_G for rollout in group]
+        asked = (self.version, answers)
+        if self._scored[0] != asked:  # a step asks twice: to choose its questions, and to reward
+            self._scored = asked, self.score(answers)
+        scores = iter(self._scored[1])
         return [[next(scores) for _ in group] for group in rollouts_P_G]
 
     def score(self, answers: Sequence[tuple[Prompt, str]], *, frozen: bool = False) -> list[float]:
@@ -159,6 +164,7 @@ class Discriminator:
         self._pool.load_state(state["pool"])
         self._adapters.load_state(TRIPWIRE, state["tripwire"])
         self._frozen_head.load_state_dict(state["tripwire_head"])
+        self._scored = (None, [])
 
     def _set_tripwire(self) -> None:
         self._adapters.copy(DISCRIMINATOR, TRIPWIRE)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bbdistill.config import DistillConfig
+from bbdistill.config.training import DistillConfig
 from bbdistill.losses.common import likeliest, support_logprobs
 from bbdistill.losses.distill import distill_loss, merged, sorted_term
 from bbdistill.student.align import units

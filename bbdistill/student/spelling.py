@@ -83,12 +83,6 @@ class Spelling:
         """The one token that spells `piece`, None where there is none. Special tokens spell nothing here."""
         return (self._of_first if first and self._strips else self._of_piece).get(piece)
 
-    def counterpart(self, id: int, of: "Spelling", *, first: bool = False) -> int | None:
-        """The one token that says what `id` of another tokenizer says; of any end of turn, this one's."""
-        if id in of._ends:
-            return self.end
-        return None if id in of._special else self.token(of.piece(id, first=first), first=first)
-
     def ids(self, data: bytes) -> list[int]:
         """A completion that spells `data`, without an end: the tokens of its text, and of each broken byte its own.
 
@@ -158,15 +152,8 @@ class Support:
     """Log-probs of what the student has no single token for."""
 
 
-def support(
-    alternatives: Iterable[tuple[int, float]], teacher: Spelling, student: Spelling, *, first: bool = False
-) -> Support:
-    """The support of a unit of one token on both sides, from the teacher's tokens with their log-probs in nats."""
-    return folded((student.counterpart(id, teacher, first=first), logprob) for id, logprob in alternatives)
-
-
 def folded(alternatives: Iterable[tuple[int | None, float]]) -> Support:
-    """The same from the student's own tokens, None where it has none; they keep their order."""
+    """What a teacher's alternatives are as the student's tokens, None where it has none; they keep their order."""
     found, rest = dict[int, float](), list[float]()
     for token, logprob in alternatives:
         if token is None:

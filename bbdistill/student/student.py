@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bbdistill.config import RunConfig, StudentConfig
+from bbdistill.config import RunConfig
+from bbdistill.config.models import StudentConfig
 from bbdistill.errors import ConfigError
 from bbdistill.losses.common import masked_mean, sequence_log_ratio
 from bbdistill.student.adapters import Adapters

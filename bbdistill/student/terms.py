@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bbdistill.config import PolicyConfig
+from bbdistill.config.training import PolicyConfig
 from bbdistill.losses.common import sequence_log_ratio
 from bbdistill.losses.credit import token_credit
 from bbdistill.losses.policy import PolicyInputs, policy_loss

@@ -15,7 +15,8 @@ from bbdistill.client.headers import Kind
 from bbdistill.client.http import ClientSettings, Stack, open_stack
 from bbdistill.client.prices import price
 from bbdistill.client.store import Store
-from bbdistill.config import CacheMode, TeacherConfig
+from bbdistill.config import CacheMode
+from bbdistill.config.models import TeacherConfig
 from bbdistill.errors import ConfigError
 from bbdistill.teacher import anthropic, openai
 from bbdistill.teacher.base import InProcess, Provider

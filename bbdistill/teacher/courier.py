@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from bbdistill.client.batches import TERMS, Batch, BatchStore, Item, Outcome, outcome_of
 from bbdistill.client.budget import Budget
 from bbdistill.client.call import Call, Fault, Reply
-from bbdistill.config import TeacherConfig
+from bbdistill.config.models import TeacherConfig
 from bbdistill.errors import TeacherError
 from bbdistill.metrics import Note, OnEvent, Progress
 from bbdistill.teacher import faults

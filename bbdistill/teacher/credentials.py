@@ -4,7 +4,7 @@ import os
 import shlex
 import subprocess
 
-from bbdistill.config import ModelConfig
+from bbdistill.config.models import ModelConfig
 from bbdistill.errors import ConfigError
 from bbdistill.teacher import anthropic, openai
 

@@ -11,7 +11,7 @@ from bbdistill.client.call import Call, Fault, Reply, WebPage
 from bbdistill.client.edge import unwrap
 from bbdistill.client.faults import STRUCTURED_OUTPUT, examine
 from bbdistill.client.secrets import redact_line
-from bbdistill.config import TeacherConfig
+from bbdistill.config.models import TeacherConfig
 from bbdistill.errors import BBDistillError, TeacherError
 
 _StatusError = (openai.APIStatusError, anthropic.APIStatusError)

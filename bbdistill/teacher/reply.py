@@ -4,7 +4,7 @@ from bbdistill.client import wire
 from bbdistill.client.call import Reading
 from bbdistill.client.prices import saving
 from bbdistill.client.records import PROCESSING
-from bbdistill.config import TeacherConfig
+from bbdistill.config.models import TeacherConfig
 from bbdistill.teacher.base import RawReply
 from bbdistill.types import TeacherReply
 

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from bbdistill.client.gate import LimitHistory
-from bbdistill.config import CacheMode, TeacherConfig
+from bbdistill.config import CacheMode
+from bbdistill.config.models import TeacherConfig
 from bbdistill.configfile import teacher_config
 from bbdistill.errors import TeacherError
 from bbdistill.metrics import Progress

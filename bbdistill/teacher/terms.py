@@ -1,6 +1,7 @@
 """What the user says about training on a model's answers. Stated, never judged here: the licence is between them."""
 
-from bbdistill.config import ModelConfig, RunConfig
+from bbdistill.config import RunConfig
+from bbdistill.config.models import ModelConfig
 
 NOT_STATED = "not stated"
 _HOSTS = ("api.openai.com", "api.anthropic.com")

@@ -9,7 +9,7 @@ from typing import Any
 from bbdistill.client import keys
 from bbdistill.client.budget import provider_of
 from bbdistill.client.call import Call, Reply
-from bbdistill.config import TeacherConfig
+from bbdistill.config.models import TeacherConfig
 from bbdistill.errors import ReplayMiss
 from bbdistill.teacher.connect import connect_to
 from bbdistill.teacher.teacher import Teacher

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bbdistill.config import VERIFIERS, VERIFIERS_WITH_A_FILE
+from bbdistill.config.task import VERIFIERS, VERIFIERS_WITH_A_FILE
 from bbdistill.configfile import checked
 from bbdistill.errors import ConfigError
 from bbdistill.verify.base import Combined, Part, Verifier, combine

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bbdistill.config import Section
+from bbdistill.config.section import Section
 from bbdistill.verify.sandbox import Mode
 
 

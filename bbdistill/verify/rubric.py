@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from pydantic import Field
 
-from bbdistill.config import Section
+from bbdistill.config.section import Section
 from bbdistill.configfile import checked
 from bbdistill.errors import ConfigError
 from bbdistill.types import Abstain, Mark, Prompt, Span, Verdict

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bbdistill.losses.distill import merged, with_tail
 from bbdistill.student.align import Unit, units
 from bbdistill.student.bundled import bundled_student
-from bbdistill.student.spelling import Spelling, support
+from bbdistill.student.spelling import Spelling, folded
 
 try:
     MODEL = next(file for file in files("mistral-common") or () if file.name == "tokenizer.model.v1").locate()
@@ -163,14 +163,15 @@ def test_the_teachers_alternatives_their_rest_and_the_tail_sum_to_one(smollm: Sp
         for place in range(500):
             ids = torch.randint(0, size, (20,), generator=draw).unique().tolist()
             logprobs = torch.randn(100, generator=draw, dtype=torch.float64).log_softmax(0)[: len(ids)].tolist()
-            found = support(zip(ids, logprobs, strict=True), teacher, student, first=place % 2 == 0)
+            first = place % 2 == 0
+            tokens = [student.token(teacher.piece(id, first=first), first=first) for id in ids]
+            found = folded(zip(tokens, logprobs, strict=True))
             spelt += len(found.logprobs)
             known = torch.tensor([*found.logprobs.values(), *found.rest], dtype=torch.float64).unsqueeze(0)
             assert known.exp().sum().item() == pytest.approx(sum(map(math.exp, logprobs)))
             assert_whole(with_tail(known, torch.ones_like(known)))
-            for id in ids if place % 2 else ():
-                token = student.counterpart(id, teacher)
-                assert token is None or student.piece(token) == teacher.piece(id)
+            for id, token in zip(ids, tokens, strict=True):
+                assert token is None or student.piece(token, first=first) == teacher.piece(id, first=first)
         assert spelt > 2000, spelt
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bbdistill.balance import CHANCE, Pool, running, speeds, weigh
-from bbdistill.config import DiscriminatorConfig
+from bbdistill.config.training import DiscriminatorConfig
 from bbdistill.types import PairSource, Prompt, RankedPair
 
 

@@ -17,7 +17,8 @@ from bbdistill.client.budget import Budget, Purse
 from bbdistill.client.call import Call, Reply
 from bbdistill.client.keys import canonical, key
 from bbdistill.client.prices import price
-from bbdistill.config import Settings, TeacherConfig
+from bbdistill.config import Settings
+from bbdistill.config.models import TeacherConfig
 from bbdistill.errors import BudgetExceeded, ConfigError, TeacherError
 from bbdistill.metrics import Event, Note
 from bbdistill.teacher.base import RawReply

@@ -14,7 +14,7 @@ from scripted_server import Answer, ScriptedServer, chat
 from bbdistill import verify
 from bbdistill.checks import verify_file
 from bbdistill.cli import main
-from bbdistill.config import VERIFIERS
+from bbdistill.config.task import VERIFIERS
 from bbdistill.data import load_prompts
 from bbdistill.errors import BBDistillError, ConfigError
 from bbdistill.types import Prompt, Verdict

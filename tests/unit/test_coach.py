@@ -16,7 +16,7 @@ from student_examples import disturb, plain_logprobs, policy_examples, sft_examp
 from student_fixtures import prompts, tiny_config
 from torch import Tensor
 
-from bbdistill.config import CoachConfig, PolicyConfig
+from bbdistill.config.training import CoachConfig, PolicyConfig
 from bbdistill.credit import ByAdvice, weights
 from bbdistill.objectives import choose_coached, distinct
 from bbdistill.rewards import Rewards

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bbdistill.config import Settings, TeacherConfig
+from bbdistill.config import Settings
+from bbdistill.config.models import TeacherConfig
 from bbdistill.configfile import dump_config, load_config, parse_config
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import looks_like_key

@@ -7,10 +7,10 @@ import pytest
 from student_examples import ranked_pairs, rollout_of
 from student_fixtures import prompts, tiny_config, tiny_student
 
-from bbdistill.config import DiscriminatorConfig
+from bbdistill.config.training import DiscriminatorConfig
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.student import Student, open_student
-from bbdistill.types import Demonstration, PairSource, Prompt
+from bbdistill.types import Demonstration, PairSource, Prompt, Rollout
 
 SOURCES: tuple[PairSource, ...] = ("teacher", "preference", "correction")
 
@@ -37,6 +37,28 @@ def test_scores_have_the_shape_of_the_rollouts_and_do_not_depend_on_the_batch(
     assert [len(group) for group in scores] == [2, 2, 2]
     alone = discriminator.score([(rollouts[1][1].prompt, rollouts[1][1].completion)])[0]
     assert scores[1][1] == pytest.approx(alone, abs=1e-5)
+
+
+def test_rollouts_are_read_once_until_the_next_update(student: Student, discriminator: Discriminator):
+    reads: list[int] = []
+    student.base.model.get_input_embeddings().register_forward_hook(lambda *_: reads.append(1))
+
+    def count(rollouts: list[list[Rollout]]) -> int:
+        reads.clear()
+        discriminator.scores(rollouts)
+        return len(reads)
+
+    rollouts, others = (student.sample(prompts(2), group_size=2, step=step) for step in (0, 1))
+    assert (count(rollouts), count(rollouts)) == (1, 0)
+    assert (count(others), count(rollouts)) == (1, 1)
+    before, state = discriminator.scores(rollouts), discriminator.state()
+    discriminator.update(ranked_pairs())
+    assert (count(rollouts), count(rollouts)) == (1, 0)
+    after = discriminator.scores(rollouts)
+    assert after != before
+    discriminator.load_state(state)
+    discriminator.update(ranked_pairs()[:1])
+    assert discriminator.scores(rollouts) != after
 
 
 def test_being_cut_off_does_not_change_a_score(student: Student, discriminator: Discriminator):

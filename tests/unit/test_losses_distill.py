@@ -1,4 +1,4 @@
-"""Distillation from distributions: divergences by hand, their limits, the tail, and what a sampled token estimates."""
+"""Distillation from distributions: divergences by hand, their limits, and the tail."""
 
 import math
 from itertools import product
@@ -15,7 +15,6 @@ from bbdistill.losses.distill import (
     divergence,
     merged,
     sorted_term,
-    token_reverse_kl,
     with_tail,
 )
 
@@ -222,48 +221,3 @@ def test_merged_log_probs_are_the_sums_of_their_tokens():
     found = merged(logprobs, torch.tensor([0, 2, 0, 1]), 3)
     assert found.tolist() == [-1.5, -4.0, -2.0]
     assert gradient((found * double([1.0, 2.0, 3.0])).sum(), logprobs).tolist() == [1.0, 3.0, 1.0, 2.0]
-
-
-def test_token_reverse_kl_by_hand():
-    logprobs = double([[-1.0, -2.0, math.nan]], grad=True)
-    found = token_reverse_kl(logprobs, double([[-1.5, -0.5, math.inf]]), double([[1, 1, 0]]))
-    assert found.tolist() == [[0.5, -1.5, 0.0]]
-    assert not found.requires_grad
-
-
-def test_sampled_reverse_kl_is_unbiased_for_the_exact_one():
-    """All nine answers of two tokens, each as often as the student gives it.
-
-    `heads` (4, 3): logits of the first token, then those of the second after each first. A token's advantage is its
-    own estimate, so that the gradient is that of the KL of each token, where the answers went.
-    """
-    draw = torch.Generator().manual_seed(0)
-    heads = torch.randn(4, 3, generator=draw, dtype=torch.float64, requires_grad=True)
-    teacher = torch.randn(4, 3, generator=draw, dtype=torch.float64).log_softmax(1)
-    student = heads.log_softmax(1)
-    first, second = torch.tensor(list(product(range(3), range(3)))).T
-    ours, theirs = (torch.stack([of[0, first], of[1 + first, second]], 1) for of in (student, teacher))
-    sampled = token_reverse_kl(ours, theirs, torch.ones(9, 2))
-    often = ours.detach().sum(1).exp()
-
-    exact = divergence(student, teacher, kind="reverse_kl")  # (4,)
-    visits = torch.cat([torch.ones(1).double(), student.detach()[0].exp()])
-    assert (often @ sampled.sum(1)).item() == pytest.approx((visits @ exact).item())
-    assert (often @ sampled[:, 0]).item() == pytest.approx(exact[0].item())
-    surrogate = (often.unsqueeze(1) * sampled * ours).sum()  # minus an advantage of minus the estimate
-    torch.testing.assert_close(gradient(surrogate, heads), gradient(visits @ exact, heads))
-
-
-def test_tokens_that_make_a_unit_together_have_the_gradient_of_the_kl_of_units():
-    """The same nine answers, each one token of the teacher."""
-    draw = torch.Generator().manual_seed(0)
-    heads = torch.randn(4, 3, generator=draw, dtype=torch.float64, requires_grad=True)
-    teacher = torch.randn(1, 9, generator=draw, dtype=torch.float64).log_softmax(1)
-    student, pairs = heads.log_softmax(1), torch.tensor(list(product(range(3), range(3))))
-    tokens = torch.stack([student[0, pairs[:, 0]], student[1 + pairs[:, 0], pairs[:, 1]]], 1)  # (9, 2)
-    unit = torch.arange(9).repeat_interleave(2)
-    units = merged(tokens.flatten(), unit, 9)
-    sampled = token_reverse_kl(units[unit].view(9, 2), teacher[0, unit].view(9, 2), torch.ones(9, 2))
-    surrogate = (units.detach().exp().unsqueeze(1) * sampled * tokens).sum()
-    exact = divergence(units.unsqueeze(0), teacher, kind="reverse_kl")
-    torch.testing.assert_close(gradient(surrogate, heads), gradient(exact, heads))

@@ -323,12 +323,12 @@ def test_a_leak_is_measured_against_all_advice_given_before_and_told(rollouts: C
     told: dict[str, Told] = {}
     for name, texts in says.items():
         group = [replace(rollout, completion=text) for rollout, text in zip(rollouts("a", 9, 9), texts, strict=True)]
-        found = leak_metrics([group], ["Read every line of it twice.", ADVICE])
+        found = leak_metrics([group], {*runs("Read every line of it twice."), *runs(ADVICE)})
         assert found == {"coach/leak": 0.5 if name == "quotes" else 0.0}
         told[name] = watch([{"coach/leak": 0.0}] * 5 + [found] * 10)
     assert told == {"quotes": [(7, "leak", "warn"), (8, "leak", "stop")], "innocent": []}
-    assert leak_metrics([rollouts("a", 9)], []) == {}
-    assert leak_metrics([], [ADVICE]) == {}
+    assert leak_metrics([rollouts("a", 9)], set()) == {}
+    assert leak_metrics([], set(runs(ADVICE))) == {}
 
 
 def test_the_scores_of_teacher_and_student_are_means_of_what_could_be_read():

@@ -12,7 +12,7 @@ import bbdistill
 from bbdistill.client.call import Call, Reply
 from bbdistill.client.keys import canonical, key
 from bbdistill.client.prices import saving
-from bbdistill.config import TeacherConfig
+from bbdistill.config.models import TeacherConfig
 from bbdistill.errors import ReplayMiss
 from bbdistill.report import render
 from bbdistill.teacher.connect import connect_to

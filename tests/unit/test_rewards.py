@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from bbdistill.config import PolicyConfig, RewardConfig
+from bbdistill.config.training import PolicyConfig, RewardConfig
 from bbdistill.rewards import center, checks, reward, reward_metrics, told_apart, wins, without_length
 from bbdistill.types import Abstain, Preference, Prompt, Rollout, Verdict
 

@@ -9,7 +9,7 @@ from student_examples import disturb, plain_logprobs, sft_examples
 from student_fixtures import prompts, tiny_config, tiny_student
 from torch import Tensor
 
-from bbdistill.config import DistillConfig
+from bbdistill.config.training import DistillConfig
 from bbdistill.student.model import load_base
 from bbdistill.student.scores import score_texts
 from bbdistill.student.soft import SoftUnit, soft_units

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from bbdistill.errors import ConfigError
-from bbdistill.student.spelling import Spelling, support
+from bbdistill.student.spelling import Spelling, folded
 from bbdistill.student.tokenize import Chat
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -140,38 +140,28 @@ def test_a_piece_is_spelt_by_an_ordinary_token_rather_than_by_that_of_a_byte(wit
     assert with_spaces.token(b"") is None
 
 
-def test_special_tokens_are_no_text_and_ends_of_turn_are_each_others(byte_level: Spelling, with_spaces: Spelling):
+def test_special_tokens_are_no_text(with_spaces: Spelling):
     assert with_spaces.token(b"<s>") is None
-    assert byte_level.counterpart(2, with_spaces) == 2
-    assert byte_level.counterpart(1, with_spaces) is None
-    other = Spelling(tiny_tokenizer(), [1, 0])
-    assert [other.counterpart(id, byte_level) for id in (0, 1, 2)] == [None, None, 1]
-    assert [byte_level.counterpart(id, other) for id in (0, 1, 2)] == [2, 2, None]
 
 
-def test_support_by_hand(byte_level: Spelling, with_spaces: Spelling):
-    """Of Llama's tokens `a`, the byte of a, `b`, `ab`, the end and the start: only `ab` has no single token."""
-    assert byte_level.token(b"ab") is None
-    given = [(260, 0.3), (3 + ord("a"), 0.1), (261, 0.2), (263, 0.15), (2, 0.05), (1, 0.01)]
-    found = support([(id, math.log(p)) for id, p in given], with_spaces, byte_level)
-    a, b = byte_level.token(b"a"), byte_level.token(b"b")
-    assert {id: math.exp(logprob) for id, logprob in found.logprobs.items()} == pytest.approx({a: 0.4, b: 0.2, 2: 0.05})
+def test_the_first_token_of_another_tokenizer_is_without_the_space_before_it(
+    byte_level: Spelling, with_spaces: Spelling
+):
+    assert [byte_level.token(with_spaces.piece(id, first=True)) for id in (262, 260)] == [byte_level.token(b"a")] * 2
+    assert byte_level.token(with_spaces.piece(259, first=True)) is None  # "▁" alone says nothing yet
+    assert with_spaces.token(b"a", first=True) == 262
+
+
+def test_alternatives_that_are_one_token_add_up_and_those_that_are_none_are_the_rest():
+    given = [(8, 0.3), (None, 0.15), (5, 0.2), (8, 0.1), (None, 0.01)]
+    found = folded((token, math.log(p)) for token, p in given)
+    assert list(found.logprobs) == [8, 5]
+    assert [math.exp(logprob) for logprob in found.logprobs.values()] == pytest.approx([0.4, 0.2])
     assert [math.exp(logprob) for logprob in found.rest] == pytest.approx([0.15, 0.01])
 
 
-def test_support_of_the_first_token_knows_the_space_before_it(byte_level: Spelling, with_spaces: Spelling):
-    given = [(262, math.log(0.5)), (260, math.log(0.25)), (259, math.log(0.1))]
-    found = support(given, with_spaces, byte_level, first=True)
-    assert list(found.logprobs) == [byte_level.token(b"a")]
-    assert math.exp(found.logprobs[byte_level.token(b"a") or 0]) == pytest.approx(0.75)
-    assert [math.exp(logprob) for logprob in found.rest] == pytest.approx([0.1])  # "▁" alone says nothing yet
-    back = support([(byte_level.ids(b"a")[0], -1.0)], byte_level, with_spaces, first=True)
-    assert back.logprobs == {262: -1.0}
-
-
-def test_probabilities_of_0_stay_0(byte_level: Spelling, with_spaces: Spelling):
-    found = support([(260, -math.inf), (3 + ord("a"), -math.inf)], with_spaces, byte_level)
-    assert list(found.logprobs.values()) == [-math.inf]
+def test_probabilities_of_0_stay_0():
+    assert folded([(8, -math.inf), (8, -math.inf)]).logprobs == {8: -math.inf}
 
 
 @pytest.mark.parametrize("decoder", [None, decoders.WordPiece(), decoders.Fuse(), decoders.Metaspace(replacement="_")])

@@ -14,7 +14,7 @@ from student_fixtures import TEMPLATE, prompts, tiny_config, tiny_student, tiny_
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bbdistill.config import PolicyConfig
+from bbdistill.config.training import PolicyConfig
 from bbdistill.errors import ConfigError, RunError
 from bbdistill.student import checkpoint
 from bbdistill.student.adapters import Adapters

@@ -10,7 +10,7 @@ from student_examples import disturb, plain_logprobs, policy_examples, ranked_pa
 from student_fixtures import prompts, tiny_config
 from torch import Tensor
 
-from bbdistill.config import DPOConfig, PolicyConfig
+from bbdistill.config.training import DPOConfig, PolicyConfig
 from bbdistill.student.student import Student, open_student
 from bbdistill.student.tree import Row
 from bbdistill.types import PolicyExample, Prompt
