@@ -130,8 +130,8 @@ def center(values: Sequence[float]) -> list[float]:
     return [value - mean for value in values]
 
 
-def reward_metrics(rewards: Rewards) -> dict[str, float]:
-    """`frac_zero_std` is the share of groups without a difference, from which nothing is learned."""
+def reward_metrics(rewards: Rewards, *, learned: bool) -> dict[str, float]:
+    """Of a step; `frac_zero_std`, the share of groups without a difference, only where rewards are `learned` from."""
     flat = [value for values_G in rewards.values_P_G for value in values_G]
     if not flat:
         return {}
@@ -139,7 +139,7 @@ def reward_metrics(rewards: Rewards) -> dict[str, float]:
     return {
         "reward/mean": sum(flat) / len(flat),
         "reward/std": _deviation(center(flat)),
-        "reward/frac_zero_std": still / len(rewards.values_P_G),
+        **({"reward/frac_zero_std": still / len(rewards.values_P_G)} if learned else {}),
         "reward/discriminator_version": float(rewards.discriminator_version),
         **{f"reward/share_{name}": share for name, share in rewards.shares.items()},
     }

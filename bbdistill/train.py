@@ -101,7 +101,7 @@ class Trainer:
         metrics |= run.discriminator.update(pairs)
         metrics |= self._gather(stage, sampled, feedback)
         self._keep(sampled, feedback)
-        return metrics | credit.metrics | reward_metrics(rewards)
+        return metrics | credit.metrics | reward_metrics(rewards, learned=stage.policy_weight > 0)
 
     def _lessons(self, stage: Stage) -> Lessons:
         """What the stage imitates."""

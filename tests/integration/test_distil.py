@@ -49,6 +49,7 @@ def test_a_model_in_this_process_teaches_by_its_distributions(
     assert len(found) > 20
     assert name == "opd" or sum(found[-5:]) < 0.8 * sum(found[:5])  # on its own texts two random models stay apart
     assert all(row.get("distill/unaligned", 0) == 0 for row in rows)
+    assert "equal_rewards" not in {row["monitor"] for row in whole.report["alarms"]}  # nothing is rewarded
     assert whole.report["teacher"]["cost_usd"] == 0
     assert whole.report["run"]["teacher"] == f"local:{other_student}"
 

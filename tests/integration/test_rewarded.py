@@ -63,11 +63,13 @@ def test_dpo_prefers_the_teachers_answer_to_the_students_own(negatives: str, tin
     with rule_teacher() as teacher:
         config = recipe(tmp_path, teacher, tiny_student, "dpo", steps=6, group_size=1, policy_learning_rate=0.01)
         config.write_text(config.read_text().replace("preferences = 2\ncorrections = 2", ""))
-        run_stopped_and_replayed(config, tmp_path, f'dpo.negatives="{negatives}"', after=5)
+        found = run_stopped_and_replayed(config, tmp_path, f'dpo.negatives="{negatives}"', after=5).report
     rows = [row for row in metrics_of(tmp_path / "whole") if row["stage"] == "dpo"]
     assert rows[0]["dpo/loss"] == pytest.approx(0.693, abs=1e-3)
     assert rows[-1]["dpo/margin"] > 1
     assert all("policy/loss" not in row and "discriminator/loss" not in row for row in rows)
+    # One rejected answer per prompt has no equal and no other; nothing is learned from rewards here.
+    assert "equal_rewards" not in {row["monitor"] for row in found["alarms"]}
     versions = {row["policy/staleness"] for row in rows}
     assert versions == ({0.0} if negatives == "on_policy" else {0.0, 1.0, 2.0, 3.0, 4.0, 5.0})
 

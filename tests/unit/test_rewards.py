@@ -51,8 +51,9 @@ def test_a_mix_by_hand():
     assert rewards.values_P_G[0] == pytest.approx((-of_scores - of_verdicts, of_scores + of_verdicts))
     assert rewards.advantages_P_G == rewards.values_P_G
     assert rewards.advantages_P_G[1] == (0.0, 0.0)
-    metrics = reward_metrics(rewards)
+    metrics = reward_metrics(rewards, learned=True)
     assert metrics["reward/frac_zero_std"] == 0.5
+    assert metrics.keys() - reward_metrics(rewards, learned=False).keys() == {"reward/frac_zero_std"}
     assert metrics["reward/discriminator_version"] == 3
     assert metrics["reward/share_verifier"] == pytest.approx(of_verdicts / (of_scores + of_verdicts))
     assert metrics["reward/share_verifier"] + metrics["reward/share_discriminator"] == pytest.approx(1)
@@ -128,5 +129,5 @@ def test_what_length_explains_is_taken_off():
 def test_no_rollouts_no_rewards():
     rewards = reward({"discriminator": [], "verifier": [], "preference": []}, RewardConfig(), PLAIN)
     assert rewards.values_P_G == ()
-    assert reward_metrics(rewards) == {}
+    assert reward_metrics(rewards, learned=True) == {}
     assert not math.isnan(sum(rewards.shares.values()))
