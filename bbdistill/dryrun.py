@@ -68,6 +68,6 @@ def _template(config: RunConfig, task: Task) -> list[str]:
     """The first prompts as the student sees them. Needs its tokenizer, and so the training extra."""
     if config.student is None or find_spec("torch") is None:
         return ["\nstudent: not checked (no [student] table, or torch is not installed)"]
-    from bbdistill.student.student import preview
+    from bbdistill.student.open import preview
 
     return ["\nstudent:", *(f"  {line}" for line in preview(config.student, task.train[:SHOWN]))]

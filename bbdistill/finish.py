@@ -17,7 +17,8 @@ from bbdistill.runner import RunResult
 from bbdistill.setup import Run
 from bbdistill.state import TrainState
 from bbdistill.student.export import load_adapter, save_adapter
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import Student
 from bbdistill.student.tokenize import NO_STRATEGY
 from bbdistill.task import load_task
 from bbdistill.teacher.ask import demonstrations

@@ -20,7 +20,8 @@ from bbdistill.rundir import RunDir
 from bbdistill.stages import Stage, stages
 from bbdistill.student.discriminator import Discriminator, NoDiscriminator
 from bbdistill.student.export import load_adapter
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import Student
 from bbdistill.task import Task
 from bbdistill.teacher.connect import connect
 from bbdistill.teacher.judge import teacher_and_judge

@@ -58,7 +58,7 @@ def opened() -> "tuple[Student, Discriminator]":
     from bbdistill.config.models import StudentConfig, TeacherConfig
     from bbdistill.config.task import TaskConfig
     from bbdistill.config.training import RewardConfig
-    from bbdistill.student.student import open_student
+    from bbdistill.student.open import open_student
 
     settings = StudentConfig(model="bundled", lora_rank=RANK, lora_alpha=ALPHA, max_new_tokens=NEW, top_p=1.0)
     return open_student(

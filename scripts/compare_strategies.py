@@ -25,7 +25,7 @@ from bbdistill.configfile import load_config
 from bbdistill.objectives import passed
 from bbdistill.rundir import read_json
 from bbdistill.stages import epochs
-from bbdistill.student.student import open_student
+from bbdistill.student.open import open_student
 from bbdistill.task import Task, load_task
 from bbdistill.teacher.revise import Reviser
 from bbdistill.teacher.teacher import Teacher

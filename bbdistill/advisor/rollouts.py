@@ -56,7 +56,7 @@ def load(config: RunConfig, on_event: OnEvent) -> "Student | None":
     """The untrained student; None where it is `absent`. ConfigError where it cannot be loaded."""
     if absent(config):
         return None
-    from bbdistill.student.student import open_student
+    from bbdistill.student.open import open_student
 
     on_event(Note(text=f"loading the student `{config.require_student().model}`"))
     student, _ = open_student(config.model_copy(update={"recipe": "sft"}))  # no discriminator is needed

@@ -8,14 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from bbdistill.config import RunConfig
-from bbdistill.config.models import StudentConfig
 from bbdistill.errors import ConfigError
 from bbdistill.losses.common import masked_mean, sequence_log_ratio
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import by_prompt, collate, completion_logprobs, micro_batches
 from bbdistill.student.coached import FOLLOWED, Copy, Evidence, evidence
-from bbdistill.student.discriminator import DISCRIMINATOR, TRIPWIRE, Discriminator, NoDiscriminator
-from bbdistill.student.model import Base, load_base, load_chat
+from bbdistill.student.model import Base
 from bbdistill.student.optimiser import Optimiser
 from bbdistill.student.sample import Sampled, sample
 from bbdistill.student.soft import DistillTerm, SoftUnit, soft_units
@@ -272,39 +270,3 @@ class Student:
             assert not example.strategy, "a region of an answer that comes behind a strategy"
             first, last = chat.token_span(messages, example.text, example.region)
         return Row(prompt=(*prompt, *completion[:first]), completion=tuple(completion[first:last]))
-
-
-def open_student(config: RunConfig) -> tuple[Student, Discriminator | NoDiscriminator]:
-    """Loads the base once and puts the adapters on it that the recipe needs."""
-    settings, train = config.require_student(), config.train
-    base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
-    if config.recipe == "process" and not base.chat.tokenizer.is_fast:
-        raise ConfigError(
-            f"the tokenizer of `{base.name}` cannot say which characters its tokens hold, which `process` needs to "
-            "weigh the corrected part alone; use a student with a fast tokenizer, or the recipe `isft`"
-        )
-    judged = config.rewarded and config.reward.discriminator > 0
-    more = (
-        *((DISCRIMINATOR, TRIPWIRE) if judged else ()),
-        *((SNAPSHOT,) if config.recipe == "dpo" else ()),
-        *((FOLLOWER,) if config.recipe == "coach" and config.coach.self == "ema" else ()),
-    )
-    adapters = Adapters(base, (POLICY, *more), rank=settings.lora_rank, alpha=settings.lora_alpha, seed=train.seed)
-    student = Student(base, adapters, config)
-    if not judged:
-        return student, NoDiscriminator()
-    discriminator = Discriminator(
-        base, adapters, config.discriminator, seed=train.seed, max_grad_norm=train.max_grad_norm
-    )
-    return student, discriminator
-
-
-def preview(settings: StudentConfig, prompts: Sequence[Prompt]) -> list[str]:
-    """Lines that show what the student is asked, and that its chat template can be trained on. Loads no weights."""
-    chat = load_chat(settings.model)
-    lines = [f"`{settings.model}`: a turn ends with {', '.join(sorted(chat.eos_texts))}"]
-    for prompt in prompts:
-        ids = chat.prompt_ids(prompt.messages)
-        lines.append(f"prompt {prompt.id}, {len(ids)} tokens:")
-        lines += [f"  {line}" for line in chat.decode(ids).splitlines()]
-    return lines

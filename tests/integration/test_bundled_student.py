@@ -10,7 +10,8 @@ from student_fixtures import tiny_config
 from bbdistill.config import RunConfig
 from bbdistill.student.bundled import NAME, bundled_student
 from bbdistill.student.discriminator import Discriminator
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import Student
 from bbdistill.types import PolicyExample, Prompt, RankedPair, SFTExample
 
 try:

@@ -6,7 +6,8 @@ import pytest
 from student_fixtures import tiny_config, tiny_student
 
 from bbdistill.student.discriminator import Discriminator
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import Student
 
 
 @pytest.fixture(scope="session")

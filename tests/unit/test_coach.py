@@ -21,7 +21,8 @@ from bbdistill.credit import ByAdvice, weights
 from bbdistill.objectives import choose_coached, distinct
 from bbdistill.rewards import Rewards
 from bbdistill.student.coached import FOLLOWED
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import Student
 from bbdistill.student.tokenize import advised
 from bbdistill.student.tree import Row
 from bbdistill.teacher.ask import Feedback

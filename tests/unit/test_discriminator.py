@@ -9,7 +9,8 @@ from student_fixtures import prompts, tiny_config, tiny_student
 
 from bbdistill.config.training import DiscriminatorConfig
 from bbdistill.student.discriminator import Discriminator
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import Student
 from bbdistill.types import Demonstration, PairSource, Prompt, Rollout
 
 SOURCES: tuple[PairSource, ...] = ("teacher", "preference", "correction")

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from bbdistill.config.training import DistillConfig
 from bbdistill.student.model import load_base
+from bbdistill.student.open import open_student
 from bbdistill.student.scores import score_texts
 from bbdistill.student.soft import SoftUnit, soft_units
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.student import Student
 from bbdistill.student.tree import Row
 from bbdistill.types import DistillExample, ScoredToken
 

@@ -23,8 +23,9 @@ from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.export import load_adapter, merge, save_adapter
 from bbdistill.student.files import whole_directory
 from bbdistill.student.model import load_base
+from bbdistill.student.open import open_student, preview
 from bbdistill.student.sample import draw, sample
-from bbdistill.student.student import Student, open_student, preview
+from bbdistill.student.student import Student
 from bbdistill.student.tokenize import Chat
 from bbdistill.student.tree import Row, tree_tokens
 from bbdistill.types import (

@@ -11,7 +11,8 @@ from student_fixtures import prompts, tiny_config
 from torch import Tensor
 
 from bbdistill.config.training import DPOConfig, PolicyConfig
-from bbdistill.student.student import Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import Student
 from bbdistill.student.tree import Row
 from bbdistill.types import PolicyExample, Prompt
 
