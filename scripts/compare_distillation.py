@@ -27,7 +27,8 @@ from bbdistill.console import watching
 from bbdistill.student.batches import collate, completion_hidden, output_head
 from bbdistill.student.export import load_merged
 from bbdistill.student.model import Base
-from bbdistill.student.student import POLICY, Student, open_student
+from bbdistill.student.open import open_student
+from bbdistill.student.student import POLICY, Student
 from bbdistill.student.tree import Row
 from bbdistill.task import load_task
 

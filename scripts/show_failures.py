@@ -31,7 +31,7 @@ from bbdistill.console import watching
 from bbdistill.metrics import Event, StepDone
 from bbdistill.rundir import read_json
 from bbdistill.student import discriminator
-from bbdistill.student.student import open_student
+from bbdistill.student.open import open_student
 from bbdistill.task import load_task
 from bbdistill.types import Verdict
 
