@@ -85,7 +85,7 @@ def test_on_its_own_rollouts_the_student_comes_to_the_teacher(model: Path):
     settings = DistillConfig(divergence="reverse_kl")
     student, _ = open_student(tiny_config(model).model_copy(update={"distill": settings}))
     found: list[float] = []
-    for step in range(35):
+    for step in range(60):
         drawn = [rollout for group in student.sample(prompts(4), group_size=3, step=step) for rollout in group]
         with taught.adapters.use("policy"):
             scores = score_texts(taught.base, [(r.prompt.messages, student.spelt(r)) for r in drawn], top_k=40)
