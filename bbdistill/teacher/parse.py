@@ -11,6 +11,9 @@ from bbdistill.teacher.base import JsonSchema
 from bbdistill.types import Criterion, Mark
 
 Winner = Literal["A", "B"]
+_LOOSE = "\\s\"'`\u201c\u201d\u2018\u2019"
+"""In a class of characters: what may differ in a quote, spacing and quotation marks."""
+_PARTS = re.compile(rf"\w+|[^\w{_LOOSE}]")
 
 COMPARE = JsonSchema(
     name="comparison",
@@ -224,13 +227,27 @@ def questions(text: str) -> list[str] | None:
 
 
 def locate(quote: str, answer: str) -> tuple[int, int] | None:
-    """Where `quote` first stands in `answer`, in characters; spacing may differ. None where it does not."""
-    words = [re.escape(word) for word in quote.split()]
+    """Where `quote` first stands in `answer`, in characters; None where it does not.
+
+    Spacing and quotation marks may differ: the quote comes in a JSON string, where those of the answer need escaping.
+    """
     exact = answer.find(quote)
     if exact >= 0:
         return exact, exact + len(quote)
-    loose = re.search(r"\s+".join(words), answer) if words else None
+    parts = _PARTS.findall(quote)
+    pattern = "".join(
+        f"{_between(before, part)}{re.escape(part)}" for before, part in zip(["", *parts], parts, strict=False)
+    )
+    loose = re.search(rf"(?<!\w){pattern}(?!\w)", answer) if parts else None
     return loose.span() if loose else None
+
+
+def _between(before: str, after: str) -> str:
+    """What may stand between two parts of a quote; between two words something has to."""
+    if not before:
+        return ""
+    words = re.match(r"\w", before) and re.match(r"\w", after)
+    return f"[{_LOOSE}]{'+' if words else '*'}"
 
 
 def _line(text: str, key: str) -> str | None:

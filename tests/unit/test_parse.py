@@ -1,7 +1,7 @@
 import pytest
 
 from bbdistill.teacher.differences import differences
-from bbdistill.teacher.parse import correction, winner
+from bbdistill.teacher.parse import correction, locate, winner
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,28 @@ def test_differences_swap_with_the_answers():
 
 def test_unlike_answers_are_shown_in_full():
     assert differences("one\ntwo", "three\nfour") is None
+
+
+SAID = '{\n  "customer": "Ida",\n  "order": "343",\n  "category": "refund", "urgency": "slow, high"\n}'
+
+
+@pytest.mark.parametrize(
+    ("quote", "found"),
+    [
+        ('"category": "refund"', '"category": "refund"'),
+        ("category: refund", 'category": "refund'),
+        ("'category': 'refund'", 'category": "refund'),
+        ("customer: Ida, order: 343", 'customer": "Ida",\n  "order": "343'),
+        ("slow,   high", "slow, high"),
+        ("“343”", "343"),
+        ("category: refun", None),
+        ("category: delivery", None),
+        ("slowhigh", None),
+        ("category refund", None),
+        ("''", None),
+        ("$", None),
+    ],
+)
+def test_a_quote_is_found_whatever_its_spacing_and_quotation_marks(quote: str, found: str | None):
+    place = locate(quote, SAID)
+    assert (place and SAID[slice(*place)]) == found
