@@ -3,6 +3,7 @@
 What cannot be read without guessing is None, and becomes an `Abstain`: never a default, never a tie.
 """
 
+import itertools
 import json
 import re
 from typing import Any, Literal, cast
@@ -11,9 +12,8 @@ from bbdistill.teacher.base import JsonSchema
 from bbdistill.types import Criterion, Mark
 
 Winner = Literal["A", "B"]
-_LOOSE = "\\s\"'`\u201c\u201d\u2018\u2019"
-"""In a class of characters: what may differ in a quote, spacing and quotation marks."""
-_PARTS = re.compile(rf"\w+|[^\w{_LOOSE}]")
+_SPACE, _LOOSE = "\\s", "\\s\"'`\u201c\u201d\u2018\u2019"
+"""In a class of characters: what may differ in what is left alone, and in a quote (quotation marks too)."""
 
 COMPARE = JsonSchema(
     name="comparison",
@@ -234,20 +234,26 @@ def locate(quote: str, answer: str) -> tuple[int, int] | None:
     exact = answer.find(quote)
     if exact >= 0:
         return exact, exact + len(quote)
-    parts = _PARTS.findall(quote)
-    pattern = "".join(
-        f"{_between(before, part)}{re.escape(part)}" for before, part in zip(["", *parts], parts, strict=False)
-    )
-    loose = re.search(rf"(?<!\w){pattern}(?!\w)", answer) if parts else None
+    pattern = _loosely(quote, _LOOSE)
+    loose = re.search(rf"(?<!\w){pattern}(?!\w)", answer) if pattern else None
     return loose.span() if loose else None
 
 
-def _between(before: str, after: str) -> str:
-    """What may stand between two parts of a quote; between two words something has to."""
-    if not before:
-        return ""
-    words = re.match(r"\w", before) and re.match(r"\w", after)
-    return f"[{_LOOSE}]{'+' if words else '*'}"
+def end_of(beginning: str, text: str) -> int | None:
+    """Where in `text` its beginning ends, spacing aside; None where it begins otherwise."""
+    after = r"\s*" if beginning[-1:].isspace() else ""
+    found = re.match(rf"\s*{_loosely(beginning, _SPACE)}{after}", text)
+    return found.end() if found else None
+
+
+def _loosely(text: str, loose: str) -> str:
+    """A pattern of what differs from `text` in characters of the class `loose` alone, which keep words apart."""
+    parts = re.findall(rf"\w+|[^\w{loose}]", text)
+    pattern = "".join(map(re.escape, parts[:1]))
+    for before, part in itertools.pairwise(parts):
+        words = re.match(r"\w", before) and re.match(r"\w", part)
+        pattern += f"[{loose}]{'+' if words else '*'}{re.escape(part)}"
+    return pattern
 
 
 def _line(text: str, key: str) -> str | None:

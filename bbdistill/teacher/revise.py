@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+from bbdistill.teacher import parse
 from bbdistill.teacher.judge import check_winner
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Correction, Critique, Preference, Prompt, Revising, Rollout, Verdict, Verify
@@ -39,19 +40,21 @@ class Reviser:
             if fix.text == newest:
                 return replace(correction, refused="the teacher left it as it was")
             if critique is not None and critique.span is not None:
-                before = critique.span[0]
-                if fix.text[:before] != newest[:before]:
+                kept = newest[: critique.span[0]]
+                rest = parse.end_of(kept, fix.text)
+                if rest is None:
                     return replace(correction, refused="the teacher changed what stands before the quoted part")
-                start = min(start, before)
-                correction = replace(correction, region=_region(rollout.completion, fix.text, start))
+                # Teachers set out anew what they should leave alone; the student's own spacing stays.
+                text, start = kept + fix.text[rest:], min(start, len(kept))
+                correction = replace(correction, text=text, region=_region(rollout.completion, text, start))
             # In a thread: a verifier may run a program for seconds, and the network must not wait for that.
-            mended = await asyncio.to_thread(self._verify, rollout.prompt, fix.text)
+            mended = await asyncio.to_thread(self._verify, rollout.prompt, correction.text)
             settled = await self._settle(correction, verdict, mended)
             if settled.accepted_by is not None:
                 return await self._with_strategy(settled, remarks)
             if not isinstance(mended, Verdict) or mended.passed:
                 return settled
-            newest, told, correction = fix.text, mended, settled
+            newest, told, correction = settled.text, mended, settled
         return correction
 
     async def _critique(self, prompt: Prompt, answer: str, told: Verdict | Abstain) -> Critique | Abstain | None:

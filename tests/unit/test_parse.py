@@ -1,7 +1,7 @@
 import pytest
 
 from bbdistill.teacher.differences import differences
-from bbdistill.teacher.parse import correction, locate, winner
+from bbdistill.teacher.parse import correction, end_of, locate, winner
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,20 @@ SAID = '{\n  "customer": "Ida",\n  "order": "343",\n  "category": "refund", "urg
 def test_a_quote_is_found_whatever_its_spacing_and_quotation_marks(quote: str, found: str | None):
     place = locate(quote, SAID)
     assert (place and SAID[slice(*place)]) == found
+
+
+@pytest.mark.parametrize(
+    ("beginning", "text", "rest"),
+    [
+        ('{\n  "a": 1,\n  "', '{"a": 1, "b": 2}', 'b": 2}'),
+        ('{"a": 1, ', '{\n  "a": 1,\n  "b": 2\n}', '"b": 2\n}'),
+        ("", "all of it", "all of it"),
+        ("two words", "two  words more", " more"),
+        ("two words", "twowords more", None),
+        ('{"a": 1, "', '{"a": 2, "b": 2}', None),
+        ('{"a": "x y", "', '{"a": "xy", "b": 2}', None),
+    ],
+)
+def test_what_is_left_alone_may_be_set_out_anew(beginning: str, text: str, rest: str | None):
+    place = end_of(beginning, text)
+    assert (None if place is None else text[place:]) == rest
