@@ -105,7 +105,7 @@ class Run:
         calls, rate = ledger.calls_for(*purposes), ledger.abstain_rate(*purposes)
         if calls >= ENOUGH and rate > allowed:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.abstain_reasons.most_common(3))
-            asked = f"{calls} calls for {' and '.join(purposes)}"
+            asked = f"{calls} calls for {' and '.join(name for name in purposes if ledger.calls_for(name))}"
             raise RunError(
                 f"{100 * rate:.0f} % of {asked} gave nothing usable ({reasons}); `feedback.max_abstain_rate` allows "
                 f"{100 * allowed:.0f} %; see `bbdistill cache list {self.config.teacher.cache}`"
