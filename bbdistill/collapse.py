@@ -14,8 +14,9 @@ def collapse(run: Run, state: TrainState, alarm: Alarm) -> Collapse:
     """Saves the state, and the best adapter into the run's `best/`. Leaves that adapter in the student."""
     state.save(run)
     halved = ("--set", f"train.policy_learning_rate={run.config.train.policy_learning_rate / 2:g}")
+    again = (*halved, *run.directory.options())
     if state.best_score is None:
-        go_on = run.directory.command("run", *halved)
+        go_on = run.directory.command("run", *again)
         return Collapse(collapsed(alarm, step=state.step, best="", go_on=go_on))
     run.student.load_adapter_state(state.best)
     run.student.tags = state.best_tags
@@ -23,4 +24,4 @@ def collapse(run: Run, state: TrainState, alarm: Alarm) -> Collapse:
     save_adapter(run.directory.best, run.student, card=card)
     start = ("--set", f"student.adapter={run.directory.best.resolve()}", "--set", "train.warmup_max=0")
     best = f"step {state.best_step}, {state.best_score:.3f}"
-    return Collapse(collapsed(alarm, step=state.step, best=best, go_on=run.directory.command("run", *start, *halved)))
+    return Collapse(collapsed(alarm, step=state.step, best=best, go_on=run.directory.command("run", *start, *again)))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bbdistill.config import Recipe, RunConfig
-from bbdistill.config.models import StudentConfig, TeacherConfig
+from bbdistill.config.models import TeacherConfig
 from bbdistill.config.section import Section
 from bbdistill.config.task import VERIFIERS, VERIFIERS_WITH_A_FILE
 from bbdistill.errors import ConfigError
@@ -168,6 +168,8 @@ def _wanted(error: ErrorDetails) -> str:
             return f"expected more than {context['gt']}"
         case "too_short":
             return f"expected {context['min_length']} or more items"
+        case "less_than":
+            return f"expected less than {context['lt']}"
         case "less_than_equal":
             return f"expected at most {context['le']}"
         case other:
@@ -219,10 +221,12 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
         verifier = tuple(_absolute_spec(spec, base) for spec in verifier)
     return config.model_copy(
         update={
-            "teacher": config.teacher.model_copy(update={"cache": resolve(config.teacher.cache)}),
+            "teacher": config.teacher.model_copy(
+                update={"model": _teacher_path(config.teacher, base), "cache": resolve(config.teacher.cache)}
+            ),
             "student": config.student
             and config.student.model_copy(
-                update={"model": _student_path(config.student, base), "adapter": resolve(config.student.adapter)}
+                update={"model": _model_path(config.student.model, base), "adapter": resolve(config.student.adapter)}
             ),
             "task": task.model_copy(
                 update={
@@ -248,7 +252,11 @@ def _absolute_spec(spec: str | dict[str, Any], base: Path) -> str | dict[str, An
     return spec if name in VERIFIERS else f"{base / name}:{rest}"  # else a module there, and its function
 
 
-def _student_path(student: StudentConfig, base: Path) -> str:
+def _teacher_path(teacher: TeacherConfig, base: Path) -> str:
+    return f"local:{_model_path(teacher.model_name, base)}" if teacher.is_local else teacher.model
+
+
+def _model_path(model: str, base: Path) -> str:
     # A hub id has the look of a relative path; only an existing directory is one.
-    local = base / Path(student.model).expanduser()
-    return str(local) if local.is_dir() else student.model
+    local = base / Path(model).expanduser()
+    return str(local) if local.is_dir() else model

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
-from bbdistill.types import Author, MarkedGroup, Prompt, Rollout
+from bbdistill.types import Abstain, Author, MarkedGroup, Prompt, Rollout, ScoredToken
 
 Words: TypeAlias = tuple[str, ...]
 
@@ -60,6 +60,11 @@ def rubric_metrics(marked: Sequence[MarkedGroup]) -> dict[str, float]:
         "rubric/criteria": sum(len(group.criteria) for group in marked) / len(marked),
         **{f"rubric/{author}_score": sum(found) / len(found) for author, found in scores.items() if found},
     }
+
+
+def scored_metrics(scores: Sequence[tuple[ScoredToken, ...] | Abstain]) -> dict[str, float]:
+    """Share of the answers whose tokens the teacher could not score; none where it was not asked to."""
+    return {"distill/unscored": sum(isinstance(each, Abstain) for each in scores) / len(scores)} if scores else {}
 
 
 def runs(text: str) -> list[Words]:

@@ -35,6 +35,12 @@ def find_place(config: RunConfig, settings: Settings, file: Path | None) -> Plac
 
     ConfigError where no run can begin. Makes nothing.
     """
+    asks_again = config.recipe == "kd" and config.distill.scores == "own" and not config.teacher.is_local
+    if asks_again and settings.mode in ("record", "off"):
+        raise ConfigError(
+            '`distill.scores = "own"` finds the scores of an answer in the record, so it needs `--cache auto`, got '
+            f"`{settings.mode}`: each answer would be bought again, and might be another one"
+        )
     path, facts = _resumed(config, settings) if settings.resume else _new(config, settings, file)
     judge = config.judge_config if config.judge else None
     keys = ready(config.teacher, judge=judge, mode=settings.mode, replay=settings.replay)

@@ -87,7 +87,7 @@ def gathered(lessons: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
     """The result in a few lines, for a terminal."""
-    lines = [] if report["train"]["tokens"] else ["the student is unchanged: nothing was found that is worth imitating"]
+    lines = [] if report["train"]["tokens"] else ["the student is unchanged: nothing was found to learn from"]
     lines += ["            valid   score   95 % interval      n"]
     for name in MODELS:
         row = report["eval"][name]

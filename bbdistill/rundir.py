@@ -88,11 +88,15 @@ class RunDir:
         facts = read_json(self.config)
         if not facts.get("task"):
             return "the same call and `resume=True`"
-        options = {"--replay": facts["replay"], "--max-usd": facts.get("max_usd")}
-        words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+        return self.command("run", "--out", str(self.path), *self.options(), "--resume")
+
+    def options(self) -> list[str]:
+        """Of the command that began the run, what it is to be held to."""
+        facts = read_json(self.config)
+        given = {"--replay": facts["replay"], "--max-usd": facts.get("max_usd")}
+        words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
         words += ["--cache", facts["mode"]] if facts["mode"] != "auto" else []
-        words += ["--skip-bad"] if facts.get("skip_bad") else []
-        return self.command("run", "--out", str(self.path), *words, "--resume")
+        return words + (["--skip-bad"] if facts.get("skip_bad") else [])
 
     def command(self, verb: str, *more: str) -> str:
         """A command for the task of this run."""

@@ -111,7 +111,7 @@ class Run:
         ledger, allowed = self.teacher.ledger, self.config.feedback.max_abstain_rate
         calls, rate = ledger.calls_for(*purposes), ledger.abstain_rate(*purposes)
         if calls >= ENOUGH and rate > allowed:
-            asked = f"{calls} calls for {' and '.join(purposes)}"
+            asked = f"{calls} calls for {' and '.join(name for name in purposes if ledger.calls_for(name))}"
             raise RunError(
                 f"{100 * rate:.0f} % of {asked} gave nothing usable ({self.why_unusable}); "
                 f"`feedback.max_abstain_rate` allows {100 * allowed:.0f} %; see "

@@ -16,7 +16,7 @@ from bbdistill.demonstrations import collect_demonstrations
 from bbdistill.errors import RunStopped
 from bbdistill.evaluate import judge, mean
 from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
-from bbdistill.measures import leak_metrics, rollout_metrics, rubric_metrics, runs
+from bbdistill.measures import leak_metrics, rollout_metrics, rubric_metrics, runs, scored_metrics
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
     Lessons,
@@ -142,6 +142,7 @@ class Trainer:
         return {
             **rollout_metrics(sampled.rollouts, self._lengths),
             **rubric_metrics(feedback.marked),
+            **scored_metrics(feedback.scores),
             **leak_metrics(sampled.rollouts, self._told),
             **run.discriminator.tripwire(sampled.rollouts, self.demonstrations),
             **run.teacher.ledger.rates(),
@@ -236,17 +237,22 @@ class Trainer:
 
     def _validate(self, stage: Stage) -> None:
         """Scores the student on the validation prompts; a recorded score is taken as it was decided."""
-        decided = self.run.plan.decide(self.state.step, "validation", lambda: {"score": self._validation_score()})
+        decided = self.run.plan.decide(self.state.step, "validation", lambda: {"score": self._validation_score(stage)})
         self.state.validated(decided["score"], self.run.student)
         self.run.note(f"{stage.name} step {self.state.stage_step}: validation score {decided['score']:.3f}")
 
-    def _validation_score(self) -> float:
-        """Mean score of the greedy answers; where nothing can judge them, minus the NLL of the demonstrations."""
+    def _validation_score(self, stage: Stage) -> float:
+        """Mean score of the greedy answers; where nothing can judge them, minus the NLL of the demonstrations.
+
+        0 where what leads away from these is rewarded, so that the newest student counts as the best.
+        """
         run, prompts = self.run, self.run.task.validation
         judged = judge("student", prompts, run.student.answer(prompts), run.task.verify)
         found = mean([value for value in judged.scores if value is not None])
         if found is not None:
             return found
+        if stage.policy_weight > 0 and (run.config.reward.rubric > 0 or run.config.reward.preference > 0):
+            return 0.0
         replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")
         given = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]
         taught = [pair for pair in given if run.student.holds(*pair)]

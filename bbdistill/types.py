@@ -17,8 +17,8 @@ PairSource = Literal["teacher", "preference", "correction", "pool"]
 """Why one is better: it is the teacher's ("pool": against an earlier student), a judge said so, it mends the other."""
 Purpose = Literal["demonstrations", "preferences", "corrections", "rubric", "coaching", "scores", "evaluation"]
 """What a teacher is asked for."""
-FEEDBACK: tuple[Purpose, ...] = ("preferences", "corrections", "rubric", "coaching")
-"""Of these, what is asked about the student's own answers."""
+FEEDBACK: tuple[Purpose, ...] = ("preferences", "corrections", "rubric", "coaching", "scores")
+"""Of these, what is asked about answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

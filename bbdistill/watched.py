@@ -295,6 +295,21 @@ MONITORS = (
         ),
         do="read `rollouts/` beside `coachings/`, and lower `train.policy_learning_rate` or `policy.credit_clip`",
     ),
+    # Two tokenizers over one text always fit; what does not is a text that somebody changes on its way. Level of ours.
+    Monitor(
+        name="unaligned",
+        key="distill/unaligned",
+        beyond="above",
+        over=3,
+        rewarded=False,
+        warn=Level(at=0.2, steps=2),
+        stop=Level(at=0.9, steps=2),
+        says=(
+            "the teacher's tokens spell another text than the student's in {percent:.0f} % of the scored answers, which"
+            " teach nothing"
+        ),
+        do="see whether a tokenizer or the server changes spaces, line ends or case, or use the recipe `sft`",
+    ),
     # What is not answered is left out, so it costs money and no bias; the run's own limit (half, by default) ends it.
     Monitor(
         name="abstentions",

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bbdistill.errors import RunError
@@ -47,8 +49,8 @@ def load_adapter(student: Student, directory: Path) -> None:
             f"adapter `{directory}` has rank {rank} and alpha {alpha}, but the student's are {own.r} and "
             f"{own.lora_alpha}; set `student.lora_rank` and `student.lora_alpha` to those of the adapter"
         )
-    student.load_adapter_state(load_file(directory / WEIGHTS))
-    student.tags = bool(_facts(directory).get("tags"))
+    student.load_adapter_state(_weights(directory))
+    student.tags = answers_behind_tags(directory)
 
 
 def merge(directory: Path, out: Path) -> None:
@@ -69,9 +71,15 @@ def is_adapter(directory: Path) -> bool:
     return (directory / BASE).is_file()
 
 
+def answers_behind_tags(directory: Path) -> bool:
+    """Whether a saved adapter was trained to answer behind empty strategy tags."""
+    return bool(_facts(directory).get("tags"))
+
+
 def load_merged(directory: Path) -> Base:
     """A fresh copy of an adapter's base with the adapter merged in; its weight hash tells it from the base."""
     facts = _facts(directory)
+    _weights(directory)
     base = load_base(facts["model"])
     _check_base(directory, base.name, base.weight_hash)
     merged = PeftModel.from_pretrained(base.model, str(directory)).merge_and_unload()
@@ -88,8 +96,18 @@ def _check_base(directory: Path, name: str, found: str) -> None:
         )
 
 
-def _facts(directory: Path) -> dict[str, Any]:
+def _weights(directory: Path) -> dict[str, Tensor]:
     try:
-        return json.loads((directory / BASE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise RunError(f"`{directory}` is not an adapter saved by bbdistill: {fault}") from fault
+        return load_file(directory / WEIGHTS)
+    except (OSError, SafetensorError) as fault:
+        raise RunError(f"the weights of adapter `{directory}` cannot be read: {fault}; copy it again, whole") from None
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    facts = read_json(directory / BASE) if is_adapter(directory) else {}
+    if not {"model", "weight_hash"} <= facts.keys():
+        raise RunError(
+            f"`{directory}` is not an adapter saved by bbdistill: expected a {BASE} there with `model` and "
+            "`weight_hash`; give the `adapter/` of a finished run"
+        )
+    return facts

@@ -11,6 +11,7 @@ import httpx
 import httpx2
 import torch
 from huggingface_hub import file_exists
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -146,8 +147,9 @@ def _loading(model: str) -> Generator[None]:
         yield
     except (OSError, ValueError) as fault:
         said = (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".")
+        said = "there is no such directory" if isinstance(fault, HFValidationError) else said
         raise ConfigError(
-            f"cannot load the student `{model}`: {said}; expected a hub id, a directory with a model, or `{BUNDLED}`"
+            f"cannot load the model `{model}`: {said}; expected a hub id, a directory with a model, or `{BUNDLED}`"
         ) from fault
     finally:
         if shown:

@@ -11,18 +11,15 @@ from bbdistill.student.tree import Row
 from bbdistill.types import Message, ScoredToken
 
 
-def score_texts(
-    base: Base, texts: Sequence[tuple[Sequence[Message], str]], *, top_k: int
-) -> list[tuple[ScoredToken, ...]]:
-    """Of each text as an answer to its messages, the end of the turn included.
+def text_row(base: Base, messages: Sequence[Message], text: str, *, tags: bool = False) -> Row:
+    """A text behind its messages. It may hold bytes that belong to no character, as `surrogateescape` writes them."""
+    prompt = base.chat.prompt_ids(messages, tags=tags)
+    return Row(prompt=tuple(prompt), completion=tuple(_ids(base, messages, text)))
 
-    A text may hold bytes that belong to no character, as `surrogateescape` writes them.
-    """
-    chat, model = base.chat, base.model
-    rows = [
-        Row(prompt=tuple(chat.prompt_ids(messages)), completion=tuple(_ids(base, messages, text)))
-        for messages, text in texts
-    ]
+
+def score_rows(base: Base, rows: Sequence[Row], *, top_k: int) -> list[tuple[ScoredToken, ...]]:
+    """Of each completion, the end of the turn included."""
+    model = base.model
     found: list[tuple[ScoredToken, ...]] = [()] * len(rows)
     with torch.inference_mode():
         for indices in micro_batches(model, [[row] for row in rows]):

@@ -138,21 +138,21 @@ class Student:
         The policy gradient of `policy` and the NLL of `sft`, both means over their tokens, DPO on `pairs`, a mean
         over them, and the divergence from the teacher on `soft`, a mean over their units. Rollouts that were cut off
         (`stop_reason` "length") are left out of the first: what would have come after is unknown. With nothing to learn
-        from there is no step and no metrics.
+        from there is no step, and of metrics only the share of `soft` that cannot be aligned.
         """
         whole = [example for example in policy if example.rollout.stop_reason == "stop"]
         penalised = self._config.policy.kl == "k2_loss" and self._config.policy.kl_coef > 0
         moving = bool(whole) and (penalised or any(example.advantage != 0 for example in whole))
         scored, unaligned = self._aligned(soft)
+        metrics = {"distill/unaligned": unaligned / len(soft)} if soft else {}
         if not (moving or sft or pairs or scored):
-            return {}
+            return metrics
         terms = [
             *([self._policy_term(whole)] if moving else []),
             *([SFTTerm(self.base.model, [self._shown(e) for e in sft], [e.weight for e in sft])] if sft else []),
             *([self._preference_term(pairs)] if pairs else []),
             *([self._distill_term(scored)] if scored else []),
         ]
-        metrics = {"distill/unaligned": unaligned / len(soft)} if soft else {}
         for _ in range(self._config.policy.updates if moving else 1):
             with self.adapters.use(POLICY, train=True):
                 for term in terms:

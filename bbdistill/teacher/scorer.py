@@ -1,6 +1,7 @@
 """How likely a hosted teacher finds a text, token by token: any text where the server can, else its own. No torch."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import quote
@@ -15,6 +16,8 @@ from bbdistill.types import Abstain, Prompt, ScoredToken
 
 Scores: TypeAlias = tuple[ScoredToken, ...]
 PURPOSE = "scores"
+LEAST, ROUNDING = -9999.0, 0.01
+"""What servers write for a log-prob of minus infinity, and how far rounding may take a log-prob or a sum above 0."""
 
 
 class Scorer(Protocol):
@@ -45,9 +48,10 @@ class GivenScorer:
 
     async def _one(self, prompt: Prompt, text: str) -> Scores | Abstain:
         try:
-            text.encode()
+            if not text.encode():
+                return Abstain(reason="an answer without text")
         except UnicodeEncodeError:
-            return _abstained(self._teacher, "an answer that is no text")
+            return Abstain(reason="an answer that is no text")
         wanted = {
             "prompt_logprobs": self._top_k,
             "add_generation_prompt": False,
@@ -112,7 +116,7 @@ def given_scores(raw: RawReply, text: str) -> Scores | None:
     for row in reversed(rows):
         outcomes = [_outcome(as_object(each)) for each in as_object(row).values()]
         known = [outcome for outcome in outcomes if outcome is not None]
-        if not wanted or not known or len(known) != len(outcomes):
+        if not wanted or not known or len(known) != len(outcomes) or _too_likely(known):
             break
         piece, logprob = known[0]
         top = tuple(sorted(known, key=lambda outcome: -outcome[1]))
@@ -133,7 +137,7 @@ def own_scores(raw: RawReply, text: str) -> Scores | None:
         token = as_object(row)
         top = [_named(as_object(each)) for each in _list(token.get("top_logprobs"))]
         named = _named(token)
-        if named is None or any(each is None for each in top):
+        if named is None or any(each is None for each in top) or _too_likely([each for each in top if each]):
             return None
         found.append(ScoredToken(piece=named[0], logprob=named[1], top=tuple(each for each in top if each)))
     said = b"".join(token.piece or b"" for token in found)
@@ -141,18 +145,31 @@ def own_scores(raw: RawReply, text: str) -> Scores | None:
 
 
 def _outcome(row: dict[str, Any]) -> tuple[bytes, float] | None:
-    piece, logprob = row.get("decoded_token"), row.get("logprob")
-    return (piece.encode(), float(logprob)) if isinstance(piece, str) and isinstance(logprob, int | float) else None
+    piece, logprob = row.get("decoded_token"), _logprob(row)
+    return (piece.encode(), logprob) if isinstance(piece, str) and logprob is not None else None
 
 
 def _named(row: dict[str, Any]) -> tuple[bytes, float] | None:
     """The token's own bytes where the server gives them: a text may be half a character."""
-    spelt, logprob = _list(row.get("bytes")), row.get("logprob")
-    if not isinstance(logprob, int | float):
+    spelt, logprob = _list(row.get("bytes")), _logprob(row)
+    if logprob is None:
         return None
     if spelt and all(isinstance(byte, int) and 0 <= byte < 256 for byte in spelt):
-        return bytes(spelt), float(logprob)
-    return (str(row["token"]).encode(), float(logprob)) if isinstance(row.get("token"), str) else None
+        return bytes(spelt), logprob
+    return (str(row["token"]).encode(), logprob) if isinstance(row.get("token"), str) else None
+
+
+def _logprob(row: dict[str, Any]) -> float | None:
+    """None where it is no log of a probability."""
+    value = row.get("logprob")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= ROUNDING:
+        return None
+    return float(min(max(value, LEAST), 0.0))
+
+
+def _too_likely(outcomes: Sequence[tuple[bytes, float]]) -> bool:
+    """Whether different tokens in one place have more than all there is of probability."""
+    return sum(math.exp(logprob) for _, logprob in outcomes) > 1 + ROUNDING
 
 
 def _list(value: Any) -> list[Any]:

@@ -10,7 +10,8 @@ from test_recipes import recipe, run_stopped_and_replayed
 from test_run import metrics_of
 
 import bbdistill
-from bbdistill.errors import ConfigError
+from bbdistill.config import CacheMode
+from bbdistill.errors import ConfigError, RunError
 
 NO_FEEDBACK = "preferences = 2\ncorrections = 2"
 
@@ -80,8 +81,22 @@ def test_a_server_scores_the_students_own_texts(tiny_student: Path, tmp_path: Pa
         asked = [json.loads(body) for body in teacher.asked if "prompt_logprobs" in body]
     assert asked
     assert all(body["max_tokens"] == 1 and body["messages"][-1]["role"] == "assistant" for body in asked)
-    assert found["teacher"]["by_purpose"]["scores"]["calls"] >= len(asked) // 2
+    line = found["teacher"]["by_purpose"]["scores"]
+    assert line["calls"] >= len(asked) // 2
+    assert line["abstained"] <= line["calls"]  # what is no text is not sent
+    assert all(0 <= row["distill/unscored"] <= 1 for row in metrics_of(tmp_path / "whole") if row["stage"] == "opd")
     assert [row["stage"] for row in metrics_of(tmp_path / "whole")][-1] == "opd"
+
+
+def test_a_server_that_gives_no_log_probs_is_found_out(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rule_teacher.logprobs", lambda asked, said: {})
+    with rule_teacher() as teacher:
+        config = recipe(tmp_path, teacher, tiny_student, "kd", steps=20, warmup_max=0, prompts_per_step=4)
+        with pytest.raises(RunError, match=r"100 % of 20 calls for scores gave nothing usable \(no log-probs of the"):
+            bbdistill.run(config, out=tmp_path / "run")
+    assert [row["distill/unscored"] for row in metrics_of(tmp_path / "run")] == [1.0] * 5
 
 
 def test_a_server_gives_the_likeliest_tokens_of_what_it_writes(tiny_student: Path, tmp_path: Path):
@@ -101,6 +116,7 @@ def test_a_server_gives_the_likeliest_tokens_of_what_it_writes(tiny_student: Pat
     [
         (('teacher.model="anthropic:x"',), "needs log-probs, which this API never gives"),
         (('recipe="opd"', 'distill.scores="own"'), "`distill.scores` must be `given`"),
+        (('recipe="best_of_n"', 'teacher.model="local:x"'), "makes all candidates alike; set it, such as to 1"),
         (('judge={model = "local:x"}',), "can be the teacher, not the judge"),
     ],
 )
@@ -109,3 +125,12 @@ def test_a_teacher_that_cannot_score_is_refused(overrides: tuple[str, ...], said
         config = recipe(tmp_path, teacher, tmp_path, "kd")
         with pytest.raises(ConfigError, match=said):
             bbdistill.run(config, out=tmp_path / "run", overrides=overrides)
+
+
+@pytest.mark.parametrize("mode", ["record", "off"])
+def test_own_scores_are_looked_for_in_the_record(mode: CacheMode, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = recipe(tmp_path, teacher, tmp_path, "kd")
+        with pytest.raises(ConfigError, match=f"it needs `--cache auto`, got `{mode}`: each answer would be bought"):
+            bbdistill.run(config, out=tmp_path / "run", mode=mode, overrides=('distill.scores="own"',))
+        assert not teacher.asked

@@ -84,6 +84,7 @@ def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_o
                 config,
                 out=tmp_path / "run",
                 overrides=("student.temperature=0.3",),
+                skip_bad=True,
                 on_event=lambda event: told.append(event) if isinstance(event, Alarm) else None,
             )
         assert [row["stage"] for row in metrics_of(tmp_path / "run")][-2:] == ["discriminator", "policy"]
@@ -91,6 +92,7 @@ def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_o
         said = str(stopped.value)
         assert said.startswith("collapse at step 4 (`mismatch`): trainer and sampler differ by")
         assert "the adapter of the best validation (step 2," in said
+        assert said.endswith(" --skip-bad")  # it is held to what the run was held to
         words = shlex.split(said[said.index("bbdistill run") :])
         overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         assert overrides[1] == f"student.adapter={tmp_path / 'run' / 'best'}"
@@ -99,6 +101,7 @@ def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_o
             config,
             out=tmp_path / "run",
             overrides=("student.temperature=0.3", 'train.on_collapse="warn"'),
+            skip_bad=True,
             resume=True,
         )
     rows = metrics_of(tmp_path / "again")

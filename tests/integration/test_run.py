@@ -312,7 +312,7 @@ def test_a_dry_run_shows_the_teachers_half_before_it_looks_for_the_student(tmp_p
     assert "request to openai:rules for prompt" in done.stdout
     assert "cost: no price is known for `openai:rules`" in done.stdout
     assert len(done.stderr.splitlines()) == 1  # no word of the loaders, and no tries of theirs
-    assert done.stderr.startswith("error: cannot load the student `nobody/no-such-model`")
+    assert done.stderr.startswith("error: cannot load the model `nobody/no-such-model`")
 
 
 def test_a_run_whose_demonstrations_all_fail_says_how_to_look_at_them(tiny_student: Path, tmp_path: Path):

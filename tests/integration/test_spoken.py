@@ -56,6 +56,19 @@ def test_rubric_marks_teacher_and_student_together_and_rewards_the_share_of_the_
     assert purposes["rubric"]["abstained"] == 0
 
 
+def test_where_only_the_rubric_can_judge_the_newest_student_is_kept(tiny_student: Path, tmp_path: Path):
+    """Rewards lead away from the demonstrations: by its NLL of these the student before them would be the best."""
+    with rule_teacher() as teacher:
+        config = spoken(tmp_path, teacher, tiny_student, "rubric", warmup_max=10, validate_every=10, steps=4)
+        config.write_text(config.read_text().replace('verifier = ["json_schema:number.schema.json", "fields"]', ""))
+        rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+        unknown = [{name: value for name, value in row.items() if name != "reference"} for row in rows]
+        (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, unknown)))
+        found = bbdistill.run(config, out=tmp_path / "run", overrides=("train.policy_learning_rate=0.01",)).report
+    assert (found["train"]["sft_step"], found["train"]["best_step"], found["train"]["steps"]) == (10, 14, 14)
+    assert found["eval"]["student"]["nll"] != found["eval"]["sft"]["nll"]
+
+
 def rows_of_step(run: Path, step: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "rubrics" / f"step_{step:06d}.jsonl").read_text().splitlines()]
 

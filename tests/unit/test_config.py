@@ -41,6 +41,13 @@ def test_paths_are_relative_to_the_config_file(config_file: Path):
     assert config.task.verifier == (f"json_schema:{config_file.parent / 'ticket.schema.json'}",)
 
 
+def test_a_model_in_this_process_is_a_directory_beside_the_config_or_a_hub_id(config_file: Path):
+    (config_file.parent / "adapter").mkdir()
+    for name, found in (("adapter", str(config_file.parent / "adapter")), ("some/model", "some/model")):
+        config = load_config(config_file, [f"teacher.model=local:{name}"])
+        assert (config.teacher.model, config.teacher.model_name) == (f"local:{found}", found)
+
+
 def test_precedence_is_override_then_file_then_recipe(config_file: Path):
     config_file.write_text(SMALL + "\n[train]\nsteps = 7\n")
     assert load_config(config_file).train.steps == 7
@@ -69,6 +76,8 @@ def test_the_dump_reads_back_as_the_same_config(config_file: Path):
         ("train.lag=9", "`train.lag`: expected at most 4, got 9"),
         ("train.learning_rate=x", '`train.learning_rate`: expected a number, got "x"'),
         ("train.learning_rate=0", "`train.learning_rate`: expected more than 0.0, got 0"),
+        ("recipe=opd", "which api.openai.com does not do; set `teacher.base_url` to a server that does"),
+        ("distill.beta=1", "`distill.beta`: expected less than 1.0, got 1"),
         ("teacher.timeout_s=inf", "`teacher.timeout_s`: expected a finite number, got Infinity"),
         ("teacher.timeout_s=nan", "`teacher.timeout_s`: expected a finite number, got NaN"),
         ("task.reveal=maybe", '`task.reveal`: expected true or false, got "maybe"'),

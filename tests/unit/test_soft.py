@@ -12,7 +12,7 @@ from torch import Tensor
 from bbdistill.config.training import DistillConfig
 from bbdistill.student.model import load_base
 from bbdistill.student.open import open_student
-from bbdistill.student.scores import score_texts
+from bbdistill.student.scores import score_rows, text_row
 from bbdistill.student.soft import SoftUnit, soft_units
 from bbdistill.student.student import Student
 from bbdistill.student.tree import Row
@@ -37,7 +37,7 @@ def whole(student: Student, prompt: str = "") -> Tensor:
 
 def test_scores_are_the_log_probs_of_the_text_and_of_the_likeliest_tokens(teacher_path: Path):
     base, prompt = load_base(str(teacher_path), device="cpu", dtype="float32"), prompts(1)[0]
-    (found,) = score_texts(base, [(prompt.messages, TEXT)], top_k=3)
+    (found,) = score_rows(base, [text_row(base, prompt.messages, TEXT)], top_k=3)
     ids = base.chat.completion_ids(prompt.messages, TEXT)
     row = Row(prompt=tuple(base.chat.prompt_ids(prompt.messages)), completion=tuple(ids))
     assert [token.logprob for token in found] == pytest.approx(plain_logprobs(base.model, row).tolist(), abs=1e-4)
@@ -54,7 +54,7 @@ def test_with_the_whole_vocabulary_it_is_the_exact_divergence(kind: str, model: 
     student, _ = open_student(tiny_config(model).model_copy(update={"distill": settings}))
     disturb(student)
     teacher, prompt = load_base(str(teacher_path), device="cpu", dtype="float32"), prompts(1)[0]
-    (scored,) = score_texts(teacher, [(prompt.messages, TEXT)], top_k=400)
+    (scored,) = score_rows(teacher, [text_row(teacher, prompt.messages, TEXT)], top_k=400)
     told, _ = open_student(tiny_config(teacher_path))
     with student.adapters.use("policy"):
         ours = whole(student)
@@ -71,7 +71,7 @@ def test_with_the_whole_vocabulary_it_is_the_exact_divergence(kind: str, model: 
 
 def test_learning_brings_the_student_to_the_teacher(student: Student, teacher_path: Path):
     teacher, prompt = load_base(str(teacher_path), device="cpu", dtype="float32"), prompts(1)[0]
-    (scored,) = score_texts(teacher, [(prompt.messages, TEXT)], top_k=20)
+    (scored,) = score_rows(teacher, [text_row(teacher, prompt.messages, TEXT)], top_k=20)
     example = DistillExample(prompt=prompt, completion=TEXT, scored=scored)
     found = [student.update([], [], [], [example], learning_rate=1e-2)["distill/kl"] for _ in range(25)]
     assert found[-1] < 0.25 * found[0]
@@ -88,7 +88,8 @@ def test_on_its_own_rollouts_the_student_comes_to_the_teacher(model: Path):
     for step in range(60):
         drawn = [rollout for group in student.sample(prompts(4), group_size=3, step=step) for rollout in group]
         with taught.adapters.use("policy"):
-            scores = score_texts(taught.base, [(r.prompt.messages, student.spelt(r)) for r in drawn], top_k=40)
+            told = [text_row(taught.base, r.prompt.messages, student.spelt(r)) for r in drawn]
+            scores = score_rows(taught.base, told, top_k=40)
         examples = [
             DistillExample(prompt=rollout.prompt, completion=rollout.token_ids, scored=scored)
             for rollout, scored in zip(drawn, scores, strict=True)
@@ -104,7 +105,7 @@ def test_a_text_that_the_teacher_spells_otherwise_is_counted_and_left_out(studen
     other = (ScoredToken(piece=b"{}", logprob=-1.0), ScoredToken(piece=None, logprob=-1.0))
     example = DistillExample(prompt=prompts(1)[0], completion=TEXT, scored=other)
     before = student.version
-    assert student.update([], [], [], [example], learning_rate=1e-2) == {}
+    assert student.update([], [], [], [example], learning_rate=1e-2) == {"distill/unaligned": 1.0}
     assert student.version == before
 
 

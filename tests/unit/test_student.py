@@ -112,7 +112,7 @@ def test_the_weight_hash_is_that_of_the_weights(model: Path, tmp_path: Path):
 
 
 def test_a_student_that_cannot_be_loaded_is_a_config_error(tmp_path: Path):
-    with pytest.raises(ConfigError, match="cannot load the student"):
+    with pytest.raises(ConfigError, match="cannot load the model"):
         load_base(str(tmp_path))
 
 
