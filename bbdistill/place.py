@@ -35,16 +35,33 @@ def find_place(config: RunConfig, settings: Settings, file: Path | None) -> Plac
 
     ConfigError where no run can begin. Makes nothing.
     """
-    asks_again = config.recipe == "kd" and config.distill.scores == "own" and not config.teacher.is_local
-    if asks_again and settings.mode in ("record", "off"):
-        raise ConfigError(
-            '`distill.scores = "own"` finds the scores of an answer in the record, so it needs `--cache auto`, got '
-            f"`{settings.mode}`: each answer would be bought again, and might be another one"
-        )
+    _check(config, settings)
     path, facts = _resumed(config, settings) if settings.resume else _new(config, settings, file)
     judge = config.judge_config if config.judge else None
     keys = ready(config.teacher, judge=judge, mode=settings.mode, replay=settings.replay)
     return Place(path=path, facts=facts, keys=keys)
+
+
+def _check(config: RunConfig, settings: Settings) -> None:
+    """ConfigError where the recipe could only fail later; a config may be made, priced and advised on all the same."""
+    recipe, teacher = config.recipe, config.teacher
+    if config.rewarded and config.reward.verifier_alone and config.task.verifier is None:
+        raise ConfigError(
+            f"`{recipe}` rewards what the verifier says, and there is none; set `task.verifier`, or raise another "
+            "weight in `[reward]`"
+        )
+    if recipe not in ("kd", "opd") or teacher.is_local:
+        return
+    if config.distill.scores == "given" and teacher.base_url is None:
+        raise ConfigError(
+            f"`{recipe}` has given texts scored (vLLM's `prompt_logprobs`), which api.openai.com does not do; set "
+            "`teacher.base_url` to a server that does, or, of `kd`, `distill.scores` to `own`"
+        )
+    if config.distill.scores == "own" and settings.mode in ("record", "off"):
+        raise ConfigError(
+            '`distill.scores = "own"` finds the scores of an answer in the record, so it needs `--cache auto`, got '
+            f"`{settings.mode}`: each answer would be bought again, and might be another one"
+        )
 
 
 def _new(config: RunConfig, settings: Settings, file: Path | None) -> tuple[Path, Mapping[str, Any]]:

@@ -64,11 +64,6 @@ class RunConfig(Section):
             return self
         if self.reward.verifier_alone and not self.reward.verifier:
             raise ValueError("all weights in `[reward]` are 0, so there is nothing to reward; raise one")
-        if self.reward.verifier_alone and self.task.verifier is None:
-            raise ValueError(
-                f"`{self.recipe}` rewards what the verifier says, and there is none; set `task.verifier`, or raise "
-                "another weight in `[reward]`"
-            )
         if self.recipe == "gad" and not self.reward.discriminator:
             raise ValueError("`gad` without a discriminator is `grpo`; set `recipe`, or raise `reward.discriminator`")
         if self.recipe == "rubric" and not self.reward.rubric:
@@ -90,12 +85,6 @@ class RunConfig(Section):
             raise ValueError("`judge.model`: a model in this process can be the teacher, not the judge")
         if self.recipe in ("kd", "opd") and self.teacher.gives_log_probs is False:
             raise ValueError(f"`{self.recipe}` needs log-probs, which this API never gives; use `coach` or `isft`")
-        given = self.recipe in ("kd", "opd") and self.distill.scores == "given"
-        if given and self.teacher.model.startswith("openai:") and self.teacher.base_url is None:
-            raise ValueError(
-                f"`{self.recipe}` has given texts scored (vLLM's `prompt_logprobs`), which api.openai.com does not do; "
-                "set `teacher.base_url` to a server that does, or, of `kd`, `distill.scores` to `own`"
-            )
         if self.recipe == "opd" and self.distill.scores == "own":
             raise ValueError("`opd` needs a teacher that scores the student's texts: `distill.scores` must be `given`")
         return self

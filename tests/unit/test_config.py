@@ -11,6 +11,7 @@ from bbdistill.config.models import TeacherConfig
 from bbdistill.configfile import dump_config, load_config, parse_config
 from bbdistill.errors import ConfigError
 from bbdistill.keylike import looks_like_key
+from bbdistill.place import find_place
 from bbdistill.teacher.credentials import key_of
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.teacher.terms import notice, terms_of
@@ -76,7 +77,6 @@ def test_the_dump_reads_back_as_the_same_config(config_file: Path):
         ("train.lag=9", "`train.lag`: expected at most 4, got 9"),
         ("train.learning_rate=x", '`train.learning_rate`: expected a number, got "x"'),
         ("train.learning_rate=0", "`train.learning_rate`: expected more than 0.0, got 0"),
-        ("recipe=opd", "which api.openai.com does not do; set `teacher.base_url` to a server that does"),
         ("distill.beta=1", "`distill.beta`: expected less than 1.0, got 1"),
         ("teacher.timeout_s=inf", "`teacher.timeout_s`: expected a finite number, got Infinity"),
         ("teacher.timeout_s=nan", "`teacher.timeout_s`: expected a finite number, got NaN"),
@@ -245,3 +245,20 @@ def test_hosted_models_without_stated_terms_get_one_notice(config_file: Path, ov
     assert bool(said) == bool(named)
     assert all(name in (said or "") for name in named)
     assert terms_of(config.teacher) == (config.teacher.terms or "not stated")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["recipe=opd"], "which api.openai.com does not do; set `teacher.base_url` to a server that does"),
+        (["recipe=kd"], "which api.openai.com does not do"),
+        (["recipe=grpo"], "`grpo` rewards what the verifier says, and there is none"),
+        (["recipe=coach"], "`coach` rewards what the verifier says, and there is none"),
+    ],
+)
+def test_a_run_that_could_only_fail_later_does_not_begin(config_file: Path, overrides: list[str], says: str):
+    config = load_config(config_file, overrides)
+    config = config.model_copy(update={"task": config.task.model_copy(update={"verifier": None})})
+    with pytest.raises(ConfigError) as caught:
+        find_place(config, Settings(), config_file)
+    assert says in str(caught.value)

@@ -141,8 +141,6 @@ def test_dpo_compares_with_the_newest_student_or_with_a_snapshot():
         ("grpo", {"reward": {"preference": 1.0}}, "raise `feedback.preferences`"),
         ("rubric", {"reward": {"rubric": 0.0}}, "all weights in `[reward]` are 0"),
         ("rubric", {"reward": {"rubric": 0.0, "verifier": 1.0}}, "`rubric` without a rubric is `grpo`"),
-        ("grpo", {"task": {"prompts": "p.jsonl"}}, "`grpo` rewards what the verifier says, and there is none"),
-        ("coach", {"task": {"prompts": "p.jsonl"}}, "`coach` rewards what the verifier says, and there is none"),
         ("coach", {"train": {"group_size": 1}}, "set `train.group_size` to 2 or more"),
         ("grpo", {"train": {"group_size": 1}}, "set `train.group_size` to 2 or more"),
     ],
