@@ -39,9 +39,8 @@ class LocalTeacher:
     async def __call__(self, call: Call, /) -> Reply:
         if not call.path.endswith("/chat/completions"):
             raise Fault(f"a local teacher answers /chat/completions, not {call.path}", unreachable=True)
-        size, context = len(self.prompt_ids(json.loads(call.body)["messages"])), self._base.context
-        if size >= context:
-            raise Fault(f"the prompt has {size} tokens, and the local teacher holds {context}")
+        if len(self.prompt_ids(json.loads(call.body)["messages"])) >= self._base.context:
+            raise Fault(f"a prompt fills the {self._base.context} tokens that the local teacher holds")
         body = await self._answers(call)
         return examine(call, Reply(status=200, headers={"content-type": "application/json"}, body=body))
 

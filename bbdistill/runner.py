@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bbdistill.config import RunConfig, Settings
-from bbdistill.errors import MissingExtraError, RunError, RunStopped
-from bbdistill.metrics import Event, OnEvent, parting
+from bbdistill.errors import Collapse, MissingExtraError, RunError, RunStopped
+from bbdistill.metrics import Event, OnEvent, money, parting
 from bbdistill.place import find_place
 from bbdistill.rundir import RunDir
 from bbdistill.task import load_task, resolve
@@ -58,6 +58,10 @@ def run(
         except RunStopped:
             live.drain()
             raise RunStopped(_parting(live)) from None
+        except Collapse:  # says itself how to go on, which is not to resume
+            live.drain()
+            live.note(f"spent so far: {money(live.teacher.spent_usd)}; everything paid for is kept")
+            raise
         except BaseException:
             live.drain()
             # A replay that could not begin has nothing to go on with.

@@ -208,8 +208,9 @@ class Student:
         found: list[tuple[DistillExample, Row, list[SoftUnit]]] = []
         for example in soft:
             row = self._row(example.prompt, example.completion, tags=self.tags)
+            spelling, whole = self.base.chat.spelling, isinstance(example.completion, str)
             with suppress(ValueError):
-                found.append((example, row, soft_units(row.completion, example.scored, self.base.chat.spelling)))
+                found.append((example, row, soft_units(row.completion, example.scored, spelling, whole=whole)))
         return found, len(soft) - len(found)
 
     def _distill_term(self, scored: Sequence[tuple[DistillExample, Row, list[SoftUnit]]]) -> DistillTerm:

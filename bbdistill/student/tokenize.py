@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from bbdistill.errors import ConfigError
@@ -148,12 +149,19 @@ class Chat:
 
     def _render(self, messages: Sequence[Message], *, generation: bool) -> str:
         # Templates of reasoning models open a thinking block unless told not to; the others ignore the word.
-        text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=generation,
-            enable_thinking=False,
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=generation,
+                enable_thinking=False,
+            )
+        except TemplateError as fault:  # some refuse a system message, or roles that do not alternate
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise ConfigError(
+                f"the chat template of `{self._name}` refuses a conversation of {roles}: {fault}; change the prompts, "
+                "or put another `chat_template.jinja` into a local copy of the model"
+            ) from None
         assert isinstance(text, str), f"{type(text)=}"
         return text
 

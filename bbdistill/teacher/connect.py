@@ -129,7 +129,10 @@ def connect(
     if replayed is not None:
         return _replaying(config, judge, *replayed, planned=run is not None, local=local)
     if config.is_local and local is None:
-        raise ConfigError(f"`{config.model}` is a model in this process, which only `bbdistill run` and `advise` open")
+        raise ConfigError(
+            f"`{config.model}` is a model in this process, which only `bbdistill run` and `advise` open; for anything "
+            "else name a server that has it: `openai:MODEL` with a `base_url`"
+        )
     models = [config] if judge is None else [config, judge]
     store = None if mode == "off" else Store(config.cache)
     if store is not None:

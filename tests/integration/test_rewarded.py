@@ -12,7 +12,7 @@ from test_run import metrics_of
 
 import bbdistill
 from bbdistill.errors import Collapse
-from bbdistill.metrics import Alarm
+from bbdistill.metrics import Alarm, Note
 
 
 def plans(store: Path, name: str) -> list[dict[str, Any]]:
@@ -77,6 +77,14 @@ def test_dpo_prefers_the_teachers_answer_to_the_students_own(negatives: str, tin
 def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_on(tiny_student: Path, tmp_path: Path):
     """The sampler's temperature is not the trainer's: named within one policy step."""
     told: list[Alarm] = []
+    notes: list[str] = []
+
+    def listen(event: object) -> None:
+        if isinstance(event, Alarm):
+            told.append(event)
+        elif isinstance(event, Note):
+            notes.append(event.text)
+
     with rule_teacher() as teacher:
         config = recipe(tmp_path, teacher, tiny_student, "gad", steps=5, on_collapse='"stop"')
         with pytest.raises(Collapse) as stopped:
@@ -85,13 +93,14 @@ def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_o
                 out=tmp_path / "run",
                 overrides=("student.temperature=0.3",),
                 skip_bad=True,
-                on_event=lambda event: told.append(event) if isinstance(event, Alarm) else None,
+                on_event=listen,
             )
         assert [row["stage"] for row in metrics_of(tmp_path / "run")][-2:] == ["discriminator", "policy"]
         assert told[-1].monitor == "mismatch"
         said = str(stopped.value)
         assert said.startswith("collapse at step 4 (`mismatch`): trainer and sampler differ by")
         assert "the adapter of the best validation (step 2," in said
+        assert notes[-1] == "spent so far: price unknown; everything paid for is kept"  # and nothing of resuming
         assert said.endswith(" --skip-bad")  # it is held to what the run was held to
         words = shlex.split(said[said.index("bbdistill run") :])
         overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]

@@ -13,7 +13,7 @@ from bbdistill.config.training import DistillConfig
 from bbdistill.student.model import load_base
 from bbdistill.student.open import open_student
 from bbdistill.student.scores import score_rows, text_row
-from bbdistill.student.soft import SoftUnit, soft_units
+from bbdistill.student.soft import SURE, SoftUnit, soft_units
 from bbdistill.student.student import Student
 from bbdistill.student.tree import Row
 from bbdistill.types import DistillExample, ScoredToken
@@ -119,15 +119,30 @@ def test_units_of_one_token_and_of_several(student: Student):
     )
     rest = ScoredToken(piece=b"".join(pieces[1:-1]), logprob=-2.0)
     end = ScoredToken(piece=None, logprob=-0.1)
-    found = soft_units(ids, (first, rest, end), chat.spelling)
+    found = soft_units(ids, (first, rest, end), chat.spelling, whole=True)
     brace = chat.spelling.token(b"{")
     assert found[0] == SoftUnit(tokens=(0, 1), outcomes=((ids[0], -0.5), (brace, -1.5), (chat.end, -4.0)), rest=(-3.0,))
     assert found[1] == SoftUnit(tokens=(1, len(ids) - 1), outcomes=((ids[1], -2.0),))
     assert found[2].tokens == (len(ids) - 1, len(ids))
     assert [unit.single for unit in found] == [True, False, True]
-    # A server that scores no end, a rollout that has none: no unit of it.
-    assert soft_units(ids, (first, rest), chat.spelling) == found[:2]
-    assert soft_units(ids[:-1], (first, rest, end), chat.spelling) == found[:2]
+    # A server that scores no end of a rollout, a rollout that has none: no unit of it. A demonstration surely ended.
+    assert soft_units(ids, (first, rest), chat.spelling, whole=False) == found[:2]
+    assert soft_units(ids[:-1], (first, rest, end), chat.spelling, whole=False) == found[:2]
+    sure = SoftUnit(tokens=(len(ids) - 1, len(ids)), outcomes=((chat.end, SURE),))
+    assert soft_units(ids, (first, rest), chat.spelling, whole=True) == [*found[:2], sure]
+
+
+def test_a_student_whose_teacher_scores_no_ends_comes_to_an_end(student: Student):
+    """Told of everything but these, it went on for ever."""
+    asked, texts = prompts(3), ['{"number": %s}' % ("7" * (i + 1)) for i in range(3)]
+    scores = [tuple(ScoredToken(piece=character.encode(), logprob=-0.1) for character in text) for text in texts]
+    examples = [
+        DistillExample(prompt=prompt, completion=text, scored=scored)
+        for prompt, text, scored in zip(asked, texts, scores, strict=True)
+    ]
+    for _ in range(60):
+        student.update([], [], [], examples, learning_rate=1e-2)
+    assert student.answer(asked) == texts
 
 
 def test_two_tokenizers_and_what_the_student_cannot_say(student: Student):

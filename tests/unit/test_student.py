@@ -96,6 +96,12 @@ def test_an_unusable_template_is_named(template: str | None, says: str):
         Chat(tiny_tokenizer(template))
 
 
+def test_a_conversation_that_a_template_refuses_is_named():
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    with pytest.raises(ConfigError, match="refuses a conversation of system, user: no system role; change the prompts"):
+        Chat(tiny_tokenizer(refuses + TEMPLATE)).prompt_ids(prompts(1)[0].messages)
+
+
 def test_preview_shows_the_rendered_prompt(model: Path):
     settings = tiny_config(model).require_student()
     lines = preview(settings, prompts(1))
