@@ -61,7 +61,12 @@ OnEvent: TypeAlias = Callable[[Event], object]
 
 def parting(spent_usd: float | None, go_on: str) -> str:
     """The last line of work that did not come to its end."""
-    return f"stopped; spent so far: {money(spent_usd)}; everything paid for is kept; go on with: {go_on}"
+    return f"stopped; {spent(spent_usd)}; go on with: {go_on}"
+
+
+def spent(usd: float | None) -> str:
+    """What the work cost that did not come to its end."""
+    return f"spent so far: {money(usd)}; everything paid for is kept"
 
 
 def money(usd: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bbdistill.config import RunConfig, Settings
 from bbdistill.errors import Collapse, MissingExtraError, RunError, RunStopped
-from bbdistill.metrics import Event, OnEvent, money, parting
+from bbdistill.metrics import Event, OnEvent, parting, spent
 from bbdistill.place import find_place
 from bbdistill.rundir import RunDir
 from bbdistill.task import load_task, resolve
@@ -60,7 +60,7 @@ def run(
             raise RunStopped(_parting(live)) from None
         except Collapse:  # says itself how to go on, which is not to resume
             live.drain()
-            live.note(f"spent so far: {money(live.teacher.spent_usd)}; everything paid for is kept")
+            live.note(spent(live.teacher.spent_usd))
             raise
         except BaseException:
             live.drain()
