@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from compare_recipes import FORM, Arm, Study, run, table, write_emails
 from keeping import keep, keeping, put
 from torch import Tensor
@@ -24,10 +23,9 @@ from torch import Tensor
 import bbdistill
 from bbdistill.configfile import load_config
 from bbdistill.console import watching
-from bbdistill.student.batches import collate, completion_hidden, output_head
 from bbdistill.student.export import load_merged
-from bbdistill.student.model import Base
 from bbdistill.student.open import open_student
+from bbdistill.student.scores import distributions, text_row
 from bbdistill.student.student import POLICY, Student
 from bbdistill.student.tree import Row
 from bbdistill.task import load_task
@@ -108,7 +106,7 @@ cache = "teacher.db"
 [task]
 prompts = "references.jsonl"
 validation = "validation.jsonl"
-test = "validation.jsonl"
+test = "test.jsonl"
 verifier = ["json_schema:ticket.schema.json", "fields"]
 
 [feedback]
@@ -134,14 +132,8 @@ def measure(folder: Path) -> None:
     said = _answers(folder)
     prompts = [prompt for prompt in load_task(config).test if prompt.id in said][:MEASURED_ON]
     student, _ = open_student(config)
-    rows = [
-        Row(
-            prompt=tuple(student.base.chat.prompt_ids(prompt.messages)),
-            completion=tuple(student.base.chat.completion_ids(prompt.messages, said[prompt.id])),
-        )
-        for prompt in prompts
-    ]
-    teacher = list(_distributions(load_merged(folder / "teacher" / "adapter"), rows))
+    rows = [text_row(student.base, prompt.messages, said[prompt.id]) for prompt in prompts]
+    teacher = list(distributions(load_merged(folder / "teacher" / "adapter").model, rows))
     for file in missing:
         put(student, file)
         file.with_suffix(".json").write_text(json.dumps(_divergence(student, teacher, rows)))
@@ -150,18 +142,10 @@ def measure(folder: Path) -> None:
 def _divergence(student: Student, teacher: Sequence[Tensor], rows: Sequence[Row]) -> float:
     total = tokens = 0.0
     with student.adapters.use(POLICY):
-        for ours, theirs in zip(_distributions(student.base, rows), teacher, strict=True):
+        for ours, theirs in zip(distributions(student.base.model, rows), teacher, strict=True):
             total += (theirs.exp() * (theirs - ours)).sum().item()
             tokens += len(ours)
     return total / tokens
-
-
-def _distributions(base: Base, rows: Sequence[Row]) -> Iterator[Tensor]:
-    """Log-probs (T, V) of the next token in each place of each completion."""
-    with torch.inference_mode():
-        for row in rows:
-            hidden = completion_hidden(base.model, collate(base.model, [row]))
-            yield (hidden @ output_head(base.model).weight.T).float().log_softmax(-1)
 
 
 def _answers(folder: Path) -> dict[str, str]:

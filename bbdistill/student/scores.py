@@ -1,9 +1,10 @@
 """How likely a model finds texts, token by token, with the tokens that it finds likeliest in each place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from bbdistill.student.batches import collate, completion_hidden, micro_batches, output_head
 from bbdistill.student.model import Base
@@ -19,17 +20,19 @@ def text_row(base: Base, messages: Sequence[Message], text: str, *, tags: bool =
 
 def score_rows(base: Base, rows: Sequence[Row], *, top_k: int) -> list[tuple[ScoredToken, ...]]:
     """Of each completion, the end of the turn included."""
-    model = base.model
-    found: list[tuple[ScoredToken, ...]] = [()] * len(rows)
-    with torch.inference_mode():
-        for indices in micro_batches(model, [[row] for row in rows]):
-            hidden = completion_hidden(model, collate(model, [rows[index] for index in indices]))  # (n, H), row by row
-            for index in indices:
-                size = len(rows[index].completion)
-                logprobs = (hidden[:size] @ output_head(model).weight.T).float().log_softmax(-1)
-                hidden = hidden[size:]
-                found[index] = _tokens(base, rows[index].completion, logprobs, top_k)
-    return found
+    every = zip(rows, distributions(base.model, rows), strict=True)
+    return [_tokens(base, row.completion, logprobs, top_k) for row, logprobs in every]
+
+
+@torch.inference_mode()  # as a decorator it is off again while the caller has a row
+def distributions(model: PreTrainedModel, rows: Sequence[Row]) -> Iterator[Tensor]:
+    """Log-probs (T, V) of the next token in each place of each completion, of one row at a time, in their order."""
+    hidden: dict[int, Tensor] = {}
+    for indices in micro_batches(model, [[row] for row in rows]):
+        found = completion_hidden(model, collate(model, [rows[index] for index in indices]))  # (n, H), row by row
+        hidden |= zip(indices, found.split([len(rows[index].completion) for index in indices]), strict=True)
+    for index in range(len(rows)):
+        yield (hidden[index] @ output_head(model).weight.T).float().log_softmax(-1)
 
 
 def _ids(base: Base, messages: Sequence[Message], text: str) -> list[int]:
