@@ -98,6 +98,13 @@ class Monitors:
         self.alarms += [{"step": step, **asdict(alarm)} for alarm in found]
         return found
 
+    def stop_at(self, step: int) -> Alarm | None:
+        """The first alarm of that step which ends a run, if there was one."""
+        for row in self.alarms:
+            if (row["step"], row["level"]) == (step, "stop"):
+                return Alarm(monitor=row["monitor"], level="stop", text=row["text"])
+        return None
+
     def _look_for_not_finite(self, metrics: Mapping[str, float]) -> list[Alarm]:
         now = [name for name, value in metrics.items() if not math.isfinite(value)]
         new = [name for name in now if name not in self.not_finite]

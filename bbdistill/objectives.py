@@ -173,9 +173,16 @@ def ranked_pairs(
     return list(once.values())
 
 
-def preference_batch(pairs: Sequence[RankedPair], weight: float) -> list[RankedPair]:
-    """The pairs with the stage's weight; none where the preference term is off."""
-    return [replace(pair, weight=weight * pair.weight) for pair in pairs] if weight else []
+def preference_batch(pairs: Sequence[RankedPair], rollouts_P_G: Rollouts, weight: float) -> list[RankedPair]:
+    """The pairs with the stage's weight, less those with an answer that was cut off; none where the term is off.
+
+    Such an answer would be learned with an end that it never had.
+    """
+    if not weight:
+        return []
+    cut = {(r.prompt.id, r.completion) for r in itertools.chain(*rollouts_P_G) if r.stop_reason != "stop"}
+    whole = [pair for pair in pairs if not {(pair.prompt.id, text) for text in (pair.chosen, pair.rejected)} & cut]
+    return [replace(pair, weight=weight * pair.weight) for pair in whole]
 
 
 def distill_batch(

@@ -62,6 +62,7 @@ class Trainer:
             raise
 
     def _train(self) -> None:
+        self._end_if_collapsed()  # what was resumed may have collapsed in its last step
         for stage in self.run.stages[self.state.stage :]:
             if stage.rewarded and self.state.best_score is None:
                 self._validate(stage)  # so that a student which only gets worse ends as it began
@@ -94,7 +95,7 @@ class Trainer:
                 *blame_batch(sampled.prompts, self.state.blamed, stage),
             ],
             sft_batch(sampled.prompts, self._lessons(stage), feedback.accepted, stage),
-            preference_batch(pairs, stage.preference_weight),
+            preference_batch(pairs, sampled.rollouts, stage.preference_weight),
             distill_batch(sampled.prompts, sampled.rollouts, self.demonstrations, feedback.scores, stage),
             learning_rate=rate,
         )
@@ -228,12 +229,16 @@ class Trainer:
         self.run.check_abstentions(*FEEDBACK)
 
     def _watch(self, stage: Stage, metrics: Mapping[str, float]) -> None:
-        """Tells what the monitors find; ends a run that has gone wrong, unless it is replayed or told to go on."""
-        run = self.run
+        """Tells what the monitors find."""
         for alarm in self.state.monitors.look(self.state.step, metrics, rewarded=stage.rewarded):
-            run.on_event(alarm)
-            if alarm.level == "stop" and run.config.train.on_collapse == "stop" and not run.plan.replaying:
-                raise collapse(run, self.state, alarm)
+            self.run.on_event(alarm)
+        self._end_if_collapsed()
+
+    def _end_if_collapsed(self) -> None:
+        """Ends a run that has gone wrong in its last step, unless it is replayed or told to go on."""
+        alarm = self.state.monitors.stop_at(self.state.step)
+        if alarm and self.run.config.train.on_collapse == "stop" and not self.run.plan.replaying:
+            raise collapse(self.run, self.state, alarm)
 
     def _validate(self, stage: Stage) -> None:
         """Scores the student on the validation prompts; a recorded score is taken as it was decided."""
@@ -244,14 +249,15 @@ class Trainer:
     def _validation_score(self, stage: Stage) -> float:
         """Mean score of the greedy answers; where nothing can judge them, minus the NLL of the demonstrations.
 
-        0 where what leads away from these is rewarded, so that the newest student counts as the best.
+        That says nothing of rewards and preferences, which lead away from imitation whether they make the student
+        better or worse: then it is 0, so that the newest student counts as the best.
         """
         run, prompts = self.run, self.run.task.validation
         judged = judge("student", prompts, run.student.answer(prompts), run.task.verify)
         found = mean([value for value in judged.scores if value is not None])
         if found is not None:
             return found
-        if stage.policy_weight > 0 and (run.config.reward.rubric > 0 or run.config.reward.preference > 0):
+        if stage.policy_weight > 0 or stage.preference_weight > 0:
             return 0.0
         replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")
         given = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]

@@ -252,7 +252,10 @@ MONITORS = (
         warn=Level(at=0.5),
         stop=Level(at=0.9),
         says="{percent:.0f} % of the groups have equal rewards, which teach nothing",
-        do="raise `train.group_size`, or choose prompts that the student neither always nor never gets right",
+        do=(
+            "raise `train.group_size`, or choose prompts that the student neither always nor never gets right, and "
+            "that the verifier can judge"
+        ),
     ),
     # Some form repeats itself: what counts is what is added. A tenth more shows in reading, three tenths is a loop.
     Monitor(

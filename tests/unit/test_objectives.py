@@ -230,8 +230,20 @@ def test_batches():
     assert {e.weight for e in sft_batch([prompt("a")], lessons, [], replace(policy, sft_weight=0.3))} == {0.3}
     assert sft_batch([prompt("a")], lessons, [mended], replace(policy, sft_weight=0.0)) == []
     pair = RankedPair(prompt=prompt("a"), chosen="T", rejected="x", source="teacher", weight=0.5)
-    assert [each.weight for each in preference_batch([pair], 2.0)] == [1.0]
-    assert preference_batch([pair], 0.0) == []
+    assert [each.weight for each in preference_batch([pair], rollouts, 2.0)] == [1.0]
+    assert preference_batch([pair], rollouts, 0.0) == []
+    cut = [[replace(rollouts[0][0], stop_reason="length"), rollouts[0][1]]]
+    assert preference_batch([pair], cut, 2.0) == []
+    assert preference_batch([replace(pair, rejected="y")], cut, 2.0) != []
+
+
+def test_what_a_server_did_not_write_itself_is_imitated_and_not_distilled():
+    own = config(recipe="kd", tables={"distill": {"scores": "own"}})
+    given = config(recipe="kd", tables={"teacher": {"model": "openai:x", "base_url": "http://localhost:1/v1"}})
+    assert [stage.ids for stage in stages_of(own, prompts=3, given=("0", "2"))] == [("1",)]
+    assert [stage.ids for stage in stages_of(given, prompts=3, given=("0", "2"))] == [("0", "1", "2")]
+    with pytest.raises(ConfigError, match="every training prompt has a `completion`"):
+        stages_of(own, prompts=2, given=("0", "1"))
 
 
 def test_what_a_correction_changes_in_a_draft():
