@@ -1,5 +1,6 @@
 """The end of a run: its best student saved, every model evaluated once on the test prompts, the report written."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from bbdistill.configfile import parse_config
 from bbdistill.evaluate import Answers
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.place import versions
+from bbdistill.plots import plots
 from bbdistill.report import MODELS, card, write_report
 from bbdistill.rundir import RunDir, read_json
 from bbdistill.runner import RunResult
@@ -34,7 +36,9 @@ def finish(run: Run, state: TrainState) -> RunResult:
     evidence.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
     report = _report(run, state, answers)
     save_adapter(run.directory.adapter, run.student, card=card(report))
-    write_report(run.directory, report)
+    rows = [json.loads(line) for line in run.directory.metrics.read_text(encoding="utf-8").splitlines()]
+    drawn = plots(rows, state.curve, state.monitors.memory, state.monitors.alarms)
+    write_report(run.directory, report, plots=drawn)
     run.plan.finished()
     return RunResult(directory=run.directory.path, adapter=run.directory.adapter, report=report)
 
@@ -107,6 +111,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             "best_step": state.best_step,
             "sft_step": state.sft_step,
             "validation_score": state.best_score,
+            "validations": state.curve,
         },
         "lessons": state.tally.summary(),
         "alarms": state.monitors.alarms,

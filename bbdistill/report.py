@@ -1,4 +1,6 @@
-"""The page people read: `report.json` (keys documented here) and `report.md` made from it. No torch, no network.
+"""The pages people read: `report.json` (keys documented here), and `report.md` and `report.html` made from it.
+
+No torch, no network.
 
 run                     id, recipe, replayed, student, teacher, judge (the teacher unless there is another), versions
 eval.{base,sft,student,teacher}   valid, score, low, high, n, nll   (None = could not be measured)
@@ -13,7 +15,7 @@ teacher.by_model.MODEL  calls, cached, cost_usd, recorded_cost_usd, abstain_rate
                         verifier_comparisons (one winner, and the verifier tells the two answers apart),
                         verifier_agreement (share of them with the verifier's winner), terms
 train                   steps, seconds, tokens, preferences, corrections, corrections_accepted, best_step, sft_step,
-                        validation_score
+                        validation_score, validations (step and score of each)
 data                    train, validation, test, with_reference, demonstrations, demonstrations_used,
                         demonstrations_left_out (by the reason), skipped, duplicates (left out), near_duplicates,
                         near_left_out, test_seen_in_train, test_near_train
@@ -29,7 +31,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from bbdistill.metrics import money
 from bbdistill.rundir import RunDir, read_json, write_json
@@ -37,10 +41,11 @@ from bbdistill.rundir import RunDir, read_json, write_json
 MODELS = ("base", "sft", "student", "teacher")
 
 
-def write_report(directory: RunDir, report: Mapping[str, Any]) -> None:
-    """Both files."""
-    write_json(directory.report, report)
-    directory.report_page.write_text(render(report), encoding="utf-8")
+def write_report(directory: RunDir, report: Mapping[str, Any], *, plots: str) -> None:
+    """All three files; `plots` is an SVG."""
+    directory.report_text.write_text(render(report), encoding="utf-8")
+    directory.report_page.write_text(render_page(report, plots), encoding="utf-8")
+    write_json(directory.report, report)  # last: where it is, the run is finished
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -55,8 +60,40 @@ def card(report: Mapping[str, Any]) -> str:
 
 def render(report: Mapping[str, Any]) -> str:
     """The Markdown page."""
-    page = _environment().get_template("report.md")
-    return page.render(report=report, models=MODELS, gathered=gathered(report["lessons"]))
+    return _environment().get_template("report.md").render(_shown(report))
+
+
+def render_page(report: Mapping[str, Any], plots: str) -> str:
+    """The same as one HTML file that loads nothing, with an SVG of plots, and the samples side by side.
+
+    What models and prompts say is shown and never taken for markup: no HTML, no links, no pictures.
+    """
+    environment = _environment()
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+    summary = markdown.render(environment.get_template("summary.md").render(_shown(report)))
+    page = environment.get_template("report.html")
+    return page.render(_shown(report), summary=Markup(summary), plots=Markup(plots))
+
+
+def _shown(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "report": report,
+        "models": MODELS,
+        "gathered": gathered(report["lessons"]),
+        "per_point": per_point(report),
+    }
+
+
+def per_point(report: Mapping[str, Any]) -> float | None:
+    """Dollars, when bought and without the evaluation, per hundredth of score above the base.
+
+    None where nothing was gained or paid, or a price is unknown.
+    """
+    student, base = report["eval"]["student"]["score"], report["eval"]["base"]["score"]
+    lines = [line for purpose, line in report["teacher"]["by_purpose"].items() if purpose != "evaluation"]
+    if student is None or base is None or student <= base or any(line["recorded_unpriced"] for line in lines):
+        return None
+    return sum(line["recorded_cost_usd"] for line in lines) / (100 * (student - base)) or None
 
 
 def gathered(lessons: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -126,7 +163,11 @@ def fenced(text: str | None) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("bbdistill", "pages"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("bbdistill", "pages"),
+        undefined=StrictUndefined,
+        autoescape=select_autoescape(("html",)),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     filters = cast(dict[str, Callable[..., str]], environment.filters)  # pyright: ignore[reportUnknownMemberType]
     filters.update(number=number, dollars=money, percent=percent, fenced=fenced, cell=cell)

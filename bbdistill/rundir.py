@@ -1,7 +1,7 @@
 """Every path of a run in one place, and who may write there.
 
 runs/<name>/
-  config.json  metrics.jsonl  report.json  report.md  adapter/
+  config.json  metrics.jsonl  report.json  report.md  report.html  adapter/
   best/                       instead of adapter/, where a monitor stopped the run
   evaluation.jsonl            every model's answer to every test prompt, and its score
   checkpoints/step_000020/    what a resume needs; the newest one counts
@@ -117,8 +117,12 @@ class RunDir:
         return self.path / "report.json"
 
     @property
-    def report_page(self) -> Path:
+    def report_text(self) -> Path:
         return self.path / "report.md"
+
+    @property
+    def report_page(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def evaluation(self) -> Path:

@@ -42,6 +42,8 @@ class TrainState:
     stage_step: int = 0
     validations: list[float] = field(default_factory=list[float])
     """Scores of the stage so far."""
+    curve: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    """Step and score of every validation of the run."""
     best_score: float | None = None
     best_step: int = 0
     sft_step: int = 0
@@ -84,6 +86,7 @@ class TrainState:
     def validated(self, score: float, student: Student) -> None:
         """Remembers the best student; of equals the later, which has seen more."""
         self.validations.append(score)
+        self.curve.append((self.step, score))
         if self.best_score is None or score >= self.best_score:
             self.best_score, self.best_step = score, self.step
             self.best, self.best_tags = student.adapter_state(), student.tags
@@ -151,10 +154,12 @@ class TrainState:
             name: tuple(_example(run.task.prompt(name), row) for row in rows)
             for name, rows in position.pop("gathered").items()
         }
+        curve = [(step, score) for step, score in position.pop("curve")]
         blamed = {name: _blamed(run.task.prompt(name), row) for name, row in position.pop("blamed").items()}
         return cls(
             **position,
             blamed=blamed,
+            curve=curve,
             counts=counts,
             tally=tally,
             monitors=monitors,

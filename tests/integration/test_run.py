@@ -68,6 +68,10 @@ def test_a_run_leaves_what_it_promises(recorded: tuple[Path, Path]):
     assert "Calls at once, as the gate found the limit: 32 (start, 0 s)" in (run / "report.md").read_text()
     assert len(report["samples"]) == 6
     assert render(report) == (run / "report.md").read_text()
+    assert [report["train"][name] for name in ("best_step", "validation_score")] in report["train"]["validations"]
+    page = (run / "report.html").read_text()
+    assert page.count("<svg") == 1
+    assert ">validation score</text>" in page
     assert [row["stage"] for row in metrics_of(run)] == ["warmup"] * 2 + ["discriminator"] + ["policy"] * 2
 
 

@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "measures": {"types"},
     "watched": set(),
     "monitors": {"metrics", "watched"},
+    "plots": {"monitors", "watched"},
     "stages": BOTTOM,
     "objectives": BOTTOM | {"care", "rewards", "stages"},
     "credit": {"types", "objectives", "rewards", "teacher"},
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"demonstrations", "sampling", "measures", "collapse"},
     "sampling": BOTTOM | {"setup", "state", "teacher", "task", "stages", "objectives", "rewards"},
     "finish": BOTTOM
-    | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "runner", "place"},
+    | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "plots", "runner", "place"},
     "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
     "collect": BOTTOM | {"care", "task", "teacher", "recording"},
