@@ -23,7 +23,7 @@ SHOWN = {
     "gather/without_survivor": "without {:.0f}",
     "sft/loss": "sft {:.3f}",
     "policy/loss": "policy {:.3f}",
-    "reward/mean": "reward {:.3f}",
+    "rollout/score": "score {:.3f}",
     "discriminator/loss": "discriminator {:.3f}",
     "discriminator/accuracy": "accuracy {:.3f}",
 }

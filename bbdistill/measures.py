@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
-from bbdistill.types import Abstain, Author, MarkedGroup, Prompt, Rollout, ScoredToken
+from bbdistill.types import Abstain, Author, MarkedGroup, Prompt, Rollout, ScoredToken, Verdict
 
 Words: TypeAlias = tuple[str, ...]
 
@@ -45,6 +45,17 @@ def rollout_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], teacher_lengths: 
         **({} if ratio is None else {"rollout/length_ratio": ratio}),
         "rollout/repetition": sum(repetition(rollout.token_ids) for rollout in flat) / len(flat),
         "rollout/truncated": sum(rollout.stop_reason == "length" for rollout in flat) / len(flat),
+    }
+
+
+def verdict_metrics(verdicts_P_G: Sequence[Sequence[Verdict | Abstain]]) -> dict[str, float]:
+    """Mean score of the rollouts that the verifier judged, and the share of them that it passed; none where none."""
+    judged = [verdict for verdicts_G in verdicts_P_G for verdict in verdicts_G if isinstance(verdict, Verdict)]
+    if not judged:
+        return {}
+    return {
+        "rollout/score": sum(verdict.score for verdict in judged) / len(judged),
+        "rollout/passed": sum(verdict.passed for verdict in judged) / len(judged),
     }
 
 

@@ -16,7 +16,7 @@ from bbdistill.demonstrations import collect_demonstrations
 from bbdistill.errors import RunStopped
 from bbdistill.evaluate import judge, mean
 from bbdistill.lessons import Gathered, choose, from_candidates, from_corrections, own_candidates, taught
-from bbdistill.measures import leak_metrics, rollout_metrics, rubric_metrics, runs, scored_metrics
+from bbdistill.measures import leak_metrics, rollout_metrics, rubric_metrics, runs, scored_metrics, verdict_metrics
 from bbdistill.metrics import MetricsFile, StepDone
 from bbdistill.objectives import (
     Lessons,
@@ -142,6 +142,7 @@ class Trainer:
         cap, spent = run.config.teacher.max_usd, run.teacher.spent_usd
         return {
             **rollout_metrics(sampled.rollouts, self._lengths),
+            **verdict_metrics(sampled.verdicts),
             **rubric_metrics(feedback.marked),
             **scored_metrics(feedback.scores),
             **leak_metrics(sampled.rollouts, self._told),

@@ -244,6 +244,22 @@ MONITORS = (
         ),
         do="read some of the newest rollouts, raise `reward.verifier` or `feedback.preferences`",
     ),
+    # Each step has other prompts, so that the mean of 32 answers to 8 of them is off by a tenth, and smoothed, beside a
+    # start of five steps, by half as much. A quarter is worse than chance makes it; four tenths is not what was wanted.
+    Monitor(
+        name="worse",
+        key="rollout/score",
+        beyond="below",
+        of="change",
+        over=5,
+        warn=Level(at=-0.25),
+        stop=Level(at=-0.4),
+        says=(
+            "the verifier gives the student's answers {value:.2f}, {start:.2f} at the start (limit {limit:.2f}): what "
+            "is rewarded is not what it checks"
+        ),
+        do="read some of the newest rollouts, raise `reward.verifier`, or lower `train.policy_learning_rate`",
+    ),
     # A group whose rewards are equal has no advantage and teaches nothing. Half of them is half of the work wasted.
     Monitor(
         name="equal_rewards",

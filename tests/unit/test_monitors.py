@@ -11,10 +11,19 @@ import pytest
 
 from bbdistill.console import watching
 from bbdistill.errors import Collapse, RunError
-from bbdistill.measures import leak, leak_metrics, length_ratio, repetition, rollout_metrics, rubric_metrics, runs
+from bbdistill.measures import (
+    leak,
+    leak_metrics,
+    length_ratio,
+    repetition,
+    rollout_metrics,
+    rubric_metrics,
+    runs,
+    verdict_metrics,
+)
 from bbdistill.metrics import Alarm
 from bbdistill.monitors import BACK, Monitors, collapsed
-from bbdistill.types import Author, Criterion, MarkedAnswer, MarkedGroup, Prompt, Rollout, StopReason
+from bbdistill.types import Abstain, Author, Criterion, MarkedAnswer, MarkedGroup, Prompt, Rollout, StopReason, Verdict
 from bbdistill.watched import MONITORS
 
 Told = list[tuple[int, str, str]]
@@ -48,6 +57,7 @@ ROWS = [
     ("longer", "rollout/length", 200, 350, 16, 600, (13, 15)),
     ("shorter", "rollout/length", 200, 120, 19, 40, (14, 16)),
     ("tripwire", "tripwire/gap", -0.5, -2.0, 16, -5.0, (13, 16)),
+    ("worse", "rollout/score", 0.7, 0.4, 21, 0.0, (15, 17)),
     ("equal_rewards", "reward/frac_zero_std", 0.125, 0.625, 13, 1.0, (None, 13)),
     ("repetition", "rollout/repetition", 0.06, 0.2, 15, 0.6, (12, 14)),
     ("truncation", "rollout/truncated", 0.05, 0.4, 13, 0.9, (None, 13)),
@@ -175,6 +185,7 @@ def healthy(seed: int) -> list[dict[str, float]]:
             "discriminator/accuracy": share(40, 0.75),
             "tripwire/gap": draw.gauss(-0.5, 0.25),
             "reward/frac_zero_std": share(8, 0.12),
+            "rollout/score": draw.gauss(0.7, 0.11),
             "rollout/repetition": max(0.0, draw.gauss(0.06, 0.02)),
             "rollout/truncated": share(32, 0.05),
             "coach/leak": max(0.0, draw.gauss(0.02 + number * 0.0001, 0.005)),
@@ -350,3 +361,12 @@ def test_the_scores_of_teacher_and_student_are_means_of_what_could_be_read():
     }
     assert rubric_metrics([group(4, *marked("student", None))]) == {"rubric/criteria": 4.0}
     assert rubric_metrics([]) == {}
+
+
+def test_what_the_verifier_says_of_the_rollouts():
+    def verdict(score: float) -> Verdict:
+        return Verdict(score=score, passed=score == 1.0, feedback="")
+
+    said = [[verdict(1.0), verdict(0.5)], [Abstain(reason="no reference"), verdict(0.0)]]
+    assert verdict_metrics(said) == {"rollout/score": 0.5, "rollout/passed": pytest.approx(1 / 3)}
+    assert verdict_metrics([[Abstain(reason="no reference")]]) == {}
