@@ -24,17 +24,20 @@ from typing import Any
 
 import bbdistill
 from bbdistill.client.prices import price
+from bbdistill.configfile import load_config
 from bbdistill.console import watching
-from bbdistill.evaluate import interval
+from bbdistill.evaluate import interval, judge
 from bbdistill.examples.search import write_search
 from bbdistill.metrics import Event, OnEvent
 from bbdistill.rundir import read_json
+from bbdistill.task import load_task
 from bbdistill.types import Usage
 
 HERE = Path(__file__).resolve().parent
 STEPS = 44
-"""Updates of every arm; a round of `isft` has half of them, and what rewards come after gets the other two thirds."""
-WARMUP = 30
+"""Updates of every arm of `references`, a round of `isft` half of them; and where rewards begin in the others."""
+POLICY = 20
+"""Updates with rewards. The arms beside them imitate for as many more."""
 PRICED_AS = ("claude-haiku-4-5", "anthropic")
 """The listed price that the calls are counted at."""
 COLUMNS = (
@@ -62,7 +65,8 @@ terms = "Apache-2.0"
 """
 FORM = 'verifier = ["json_schema:ticket.schema.json"]'
 FIELDS = 'verifier = ["json_schema:ticket.schema.json", "fields"]'
-REWARDED = f"warmup_max = {WARMUP}\nsteps = {STEPS - WARMUP}\nvalidate_policy_every = 7"
+IMITATED = f"steps = {STEPS + POLICY}"
+REWARDED = f"warmup_max = {STEPS}\nsteps = {POLICY}\nvalidate_policy_every = 5"
 SHOWN = "[feedback]\ndemonstrations = true\n"
 FOUND = 'verifier = { use = "retrieval:documents.jsonl", k = 5 }'
 
@@ -102,14 +106,14 @@ def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, ver
     sharper = "temperature = 0.6\ntop_p = 0.95"
     own = '[feedback]\ncandidates_from = "student"'
     return (
-        Arm(name="sft", recipe="sft", prompts=calls, verifier=verifier),
+        Arm(name="sft", recipe="sft", prompts=calls, verifier=verifier, train=IMITATED),
         Arm(
             name="own answers",
             recipe="best_of_n",
             prompts=calls,
             verifier="",
             student=sharper,
-            train=f"rounds = 1\ngroup_size = 1\nsteps = {STEPS}",
+            train=f"rounds = 1\ngroup_size = 1\n{IMITATED}",
             more=own,
         ),
         Arm(name="dpo", recipe="dpo", prompts=calls, verifier=verifier, train=REWARDED),
@@ -121,7 +125,7 @@ def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, ver
             train=REWARDED,
             more='[dpo]\nnegatives = "snapshot"',
         ),
-        Arm(name="isft", recipe="isft", prompts=drafts, verifier=verifier, train=f"rounds = 1\nsteps = {STEPS}"),
+        Arm(name="isft", recipe="isft", prompts=drafts, verifier=verifier, train=f"rounds = 1\n{IMITATED}"),
         Arm(
             name="gad",
             recipe="gad",
@@ -155,15 +159,15 @@ STUDIES = {
         learning_rate=8e-4,
         arms=(
             *by_calls(
-                calls=160, drafts=112, demonstrations=104, feedback="preferences = 1\ncorrections = 2", verifier=FIELDS
+                calls=160, drafts=77, demonstrations=100, feedback="preferences = 1\ncorrections = 1", verifier=FIELDS
             ),
-            Arm(name="coach", recipe="coach", prompts=104, train=REWARDED, more=f"{SHOWN}[coach]\nrollouts = 4"),
+            Arm(name="coach", recipe="coach", prompts=100, train=REWARDED, more=f"{SHOWN}[coach]\nrollouts = 3"),
             # A rubric, its marks and a second answer for each of 32 prompts: the dearest signal of all.
             Arm(
                 name="rubric",
                 recipe="rubric",
                 prompts=64,
-                train="warmup_max = 40\nsteps = 4\nvalidate_policy_every = 4",
+                train=f"warmup_max = {STEPS}\nsteps = 4\nvalidate_policy_every = 4",
                 more="[rubric]\nanswers = 2",
             ),
         ),
@@ -174,7 +178,7 @@ STUDIES = {
         max_new_tokens=32,
         learning_rate=5e-4,
         arms=by_calls(
-            calls=80, drafts=50, demonstrations=52, feedback="preferences = 0\ncorrections = 2", verifier=FOUND
+            calls=80, drafts=50, demonstrations=60, feedback="preferences = 0\ncorrections = 1", verifier=FOUND
         ),
     ),
 }
@@ -290,6 +294,8 @@ def table(folder: Path, study: Study) -> Iterator[str]:
             yield _line(name, found[0][:1], control, [])
     for arm in study.arms:
         rows = _scores(folder, arm.name, "student")
+        if not arm.verifier:
+            rows = [_judged(folder, study, answers) for answers in rows]
         if rows:
             yield _line(arm.name, rows, control, [read_json(path) for path in _finished(folder, arm.name)])
 
@@ -301,6 +307,7 @@ def _line(
     reports: Sequence[dict[str, Any]],
 ) -> str:
     scores, known = _by_prompt(runs, "score"), _by_prompt(control, "score")
+    valid = _by_prompt(runs, "valid").values()
     low, high = interval(list(scores.values()))
     means = [statistics.mean(row["score"] for row in rows if row["score"] is not None) for rows in runs]
     gains = [scores[name] - known[name] for name in scores if name in known]
@@ -309,7 +316,7 @@ def _line(
     cells = [
         name,
         len(runs),
-        f"{statistics.mean(_by_prompt(runs, 'valid').values()):.3f}",
+        f"{statistics.mean(valid):.3f}" if valid else "-",
         f"{statistics.mean(scores.values()):.3f}",
         f"{low:.3f} - {high:.3f}",
         f"{min(means):.3f} - {max(means):.3f}",
@@ -357,6 +364,16 @@ def _scores(folder: Path, arm: str, model: str) -> list[list[dict[str, Any]]]:
     files = [report.with_name("evaluation.jsonl") for report in _finished(folder, arm)]
     everything = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
     return [[row for row in rows if row["model"] == model] for rows in everything]
+
+
+def _judged(folder: Path, study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same answers, judged as those of the control are: their own run had no verifier."""
+    task = load_task(load_config(folder / f"{_slug(study.control)}-0.toml"))
+    prompts = {prompt.id: prompt for prompt in task.test}
+    texts = [row["completion"] for row in rows]
+    found = judge("student", [prompts[row["id"]] for row in rows], texts, task.verify)
+    marks = zip(rows, found.valid, found.scores, strict=True)
+    return [row | {"valid": valid, "score": score} for row, valid, score in marks]
 
 
 def _finished(folder: Path, arm: str) -> list[Path]:
