@@ -35,12 +35,17 @@ def length_ratio(rollouts_P_G: Sequence[Sequence[Rollout]], teacher_lengths: Map
 
 
 def rollout_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], teacher_lengths: Mapping[str, int]) -> dict[str, float]:
-    """Means over the step's rollouts, none where there are none; the ratio only where the teacher answered too."""
+    """Means over the step's rollouts, none where there are none; the ratio only where the teacher answered too.
+
+    The entropy is in nats per token, estimated as minus the mean log-prob of what was drawn.
+    """
     flat = [rollout for rollouts_G in rollouts_P_G for rollout in rollouts_G]
     if not flat:
         return {}
     ratio = length_ratio(rollouts_P_G, teacher_lengths)
+    logprobs = [logprob for rollout in flat for logprob in rollout.logprobs]
     return {
+        **({"rollout/entropy": -sum(logprobs) / len(logprobs)} if logprobs else {}),
         "rollout/length": sum(len(rollout.token_ids) for rollout in flat) / len(flat),
         **({} if ratio is None else {"rollout/length_ratio": ratio}),
         "rollout/repetition": sum(repetition(rollout.token_ids) for rollout in flat) / len(flat),

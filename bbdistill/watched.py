@@ -62,7 +62,7 @@ MONITORS = (
     # under 0.1 nats knows one form of answer and has little to lose: there `equal_rewards` says when it is over.
     Monitor(
         name="low_entropy",
-        key="policy/entropy",
+        key="rollout/entropy",
         beyond="below",
         of="multiple",
         over=3,
@@ -79,7 +79,7 @@ MONITORS = (
     # stands close to the stop.
     Monitor(
         name="high_entropy",
-        key="policy/entropy",
+        key="rollout/entropy",
         beyond="above",
         of="multiple",
         over=5,

@@ -61,7 +61,7 @@ def policy_loss(
     # Padding is blanked before the exponentials: a nan under a 0.0 would survive in the gradient.
     log_ratio = torch.where(mask > 0, inputs.logprobs - inputs.old_logprobs, 0.0)
     log_weight = torch.where(mask > 0, inputs.old_logprobs - inputs.sampler_logprobs, 0.0).detach()
-    metrics = _mismatch(log_weight, mask) | {"policy/entropy": masked_mean(-inputs.logprobs.detach(), mask)}
+    metrics = _mismatch(log_weight, mask)
     if off_policy_limit is not None:
         left_out = _off_policy(inputs, advantage, off_policy_limit)  # (B,)
         advantage = torch.where(left_out.unsqueeze(1), 0.0, advantage)

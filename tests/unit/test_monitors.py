@@ -45,8 +45,8 @@ def after_ten(key: str, healthy: float, then: float, steps: int = 30) -> list[di
 
 ROWS = [
     # monitor, metric, healthy value, a bad one, the step that warns; a worse one, the steps that warn and stop
-    ("low_entropy", "policy/entropy", 0.4, 0.1, 14, 0.01, (13, 16)),
-    ("high_entropy", "policy/entropy", 0.4, 0.75, 21, 1.5, (14, 15)),
+    ("low_entropy", "rollout/entropy", 0.4, 0.1, 14, 0.01, (13, 16)),
+    ("high_entropy", "rollout/entropy", 0.4, 0.75, 21, 1.5, (14, 15)),
     ("kl", "policy/kl", 0.3, 1.0, 13, 3.0, (12, 13)),
     ("mismatch", "policy/mismatch", 0.03, 0.12, 11, 0.4, (None, 11)),
     ("cut_weights", "policy/tis_clip_fraction", 0.001, 0.02, 12, 0.2, (None, 12)),
@@ -92,7 +92,7 @@ def test_over_warn_and_over_stop(
 
 def test_what_a_warning_says():
     monitors = Monitors()
-    watch(after_ten("policy/entropy", 0.4, 0.1), monitors)
+    watch(after_ten("rollout/entropy", 0.4, 0.1), monitors)
     assert monitors.alarms == [
         {
             "step": 14,
@@ -116,14 +116,14 @@ def test_it_tells_again_after_it_has_come_back():
 
 
 def test_one_bad_step_among_good_ones_is_noise():
-    spikes = {"policy/entropy": 1.2, "rollout/truncated": 0.9, "discriminator/accuracy": 0.4}
-    calm = {"policy/entropy": 0.4, "rollout/truncated": 0.05, "discriminator/accuracy": 0.75}
+    spikes = {"rollout/entropy": 1.2, "rollout/truncated": 0.9, "discriminator/accuracy": 0.4}
+    calm = {"rollout/entropy": 0.4, "rollout/truncated": 0.05, "discriminator/accuracy": 0.75}
     assert watch([calm] * 10 + [spikes] + [calm] * 10) == []
 
 
 def test_a_student_that_starts_near_zero_entropy_may_treble_it():
     healthy = (0.0746, 0.1136, 0.0750, 0.1262, 0.2395, 0.21, 0.24, 0.22)
-    assert watch({"policy/entropy": value} for value in healthy) == []
+    assert watch({"rollout/entropy": value} for value in healthy) == []
 
 
 def test_a_warmed_up_student_starts_away_from_the_base():
@@ -159,9 +159,9 @@ def test_a_metric_that_is_not_finite_is_a_collapse(value: float):
 
 
 def test_a_value_that_is_not_finite_leaves_the_start_as_it_was():
-    calm = after_ten("policy/entropy", 0.4, 0.4, 0)
-    torn = [*calm[:3], {"policy/entropy": math.nan}, *calm[3:]]
-    told = watch([*torn, *[{"policy/entropy": 0.1}] * 10])
+    calm = after_ten("rollout/entropy", 0.4, 0.4, 0)
+    torn = [*calm[:3], {"rollout/entropy": math.nan}, *calm[3:]]
+    told = watch([*torn, *[{"rollout/entropy": 0.1}] * 10])
     assert told == [(4, "not_finite", "stop"), (15, "low_entropy", "warn")]
 
 
@@ -177,7 +177,7 @@ def healthy(seed: int) -> list[dict[str, float]]:
         if seed % 2:
             lengths["rollout/length_ratio"] = draw.lognormvariate(0, 0.12)
         return lengths | {
-            "policy/entropy": 0.4 * draw.lognormvariate(0, 0.25),
+            "rollout/entropy": 0.4 * draw.lognormvariate(0, 0.25),
             "policy/kl": draw.gauss(0.3 + number * 0.0005, 0.06),
             "policy/mismatch": abs(draw.gauss(0.03, 0.01)),
             "policy/tis_clip_fraction": share(500, 0.001),
@@ -277,7 +277,7 @@ def rollouts() -> Callable[..., list[Rollout]]:
                 sample=sample,
                 completion="",
                 token_ids=tuple(range(length)),
-                logprobs=(0.0,) * length,
+                logprobs=(-0.5,) * length,
                 policy_version=0,
                 stop_reason=stop_reason,
             )
@@ -298,6 +298,7 @@ def test_the_length_is_held_against_answers_to_the_same_prompts(rollouts: Callab
 def test_the_metrics_of_a_steps_rollouts(rollouts: Callable[..., list[Rollout]]):
     given = [rollouts("a", 10, 30), rollouts("b", 40, 40, stop_reason="length")]
     assert rollout_metrics(given, {"a": 10}) == {
+        "rollout/entropy": 0.5,
         "rollout/length": 30.0,
         "rollout/length_ratio": 2.0,
         "rollout/repetition": 0.0,
