@@ -43,9 +43,12 @@ DEMO = ROOT / "bbdistill" / "demo" / "task.toml"
 TASK = load_task(load_config(DEMO))
 COLUMNS = ("run", "score after the warm-up", "at last", "failed at", "warned at", "would be stopped at")
 LOVES_REPETITION = """
+from bbdistill.types import Verdict
+
 def check(prompt, answer):
     words = answer.split()
-    return 1 - len(set(words)) / len(words) if words else 0.0
+    score = 1 - len(set(words)) / len(words) if words else 0.0
+    return Verdict(score=score, passed=True, feedback="")  # so that the warm-up imitates all answers
 """
 
 
@@ -150,7 +153,8 @@ def _row(run: Path, students: Path) -> Iterator[str]:
     """Steps are counted from the first with a reward."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first = next(row["step"] for row in rows if row["stage"] == "policy")
-    scores = {step: json.loads(file.with_suffix(".json").read_text()) for step, file in kept(students).items()}
+    judged = {step: file.with_suffix(".json") for step, file in kept(students).items()}
+    scores = {step: json.loads(file.read_text()) for step, file in judged.items() if file.is_file()}
     later = {step - first + 1: score for step, score in scores.items() if step >= first}
     failed = next((step for step, score in later.items() if score < FAILED * scores[WARMUP]), None)
     yield f"{scores[WARMUP]:.3f}"
