@@ -88,7 +88,7 @@ class Trainer:
         rewards = self._rewards(sampled, feedback)
         credit = run.credit(sampled.rollouts, rewards, feedback)
         pairs = ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
-        metrics = self._measured(sampled, feedback)
+        metrics = self._measured(stage, sampled, feedback)
         metrics |= run.student.update(
             [
                 *policy_batch(sampled.rollouts, rewards, stage.policy_weight, credit.magnitudes),
@@ -135,10 +135,11 @@ class Trainer:
             discriminator_version=run.discriminator.version,
         )
 
-    def _measured(self, sampled: Sampled, feedback: Feedback) -> dict[str, float]:
+    def _measured(self, stage: Stage, sampled: Sampled, feedback: Feedback) -> dict[str, float]:
         """What the monitors look at besides the losses."""
         run = self.run
-        ages = [run.student.version - rollout.policy_version for rollout in itertools.chain(*sampled.rollouts)]
+        drawn = () if stage.frozen else itertools.chain(*sampled.rollouts)  # a snapshot is meant to grow old
+        ages = [run.student.version - rollout.policy_version for rollout in drawn]
         cap, spent = run.config.teacher.max_usd, run.teacher.spent_usd
         return {
             **rollout_metrics(sampled.rollouts, self._lengths),

@@ -118,7 +118,7 @@ def by_calls(*, calls: int, drafts: int, demonstrations: int, feedback: str, ver
         ),
         Arm(name="dpo", recipe="dpo", prompts=calls, verifier=verifier, train=REWARDED),
         Arm(
-            name="dpo, snapshot",
+            name="dpo snapshot",
             recipe="dpo",
             prompts=calls,
             verifier=verifier,
@@ -146,7 +146,7 @@ STUDIES = {
         learning_rate=8e-4,
         arms=(
             Arm(name="sft", recipe="sft", prompts=100, verifier=FORM),
-            Arm(name="sft, answers that pass", recipe="sft", prompts=100),
+            Arm(name="sft answers that pass", recipe="sft", prompts=100),
             Arm(name="sft on the references", recipe="sft", prompts=100, data="references"),
             Arm(name="isft", recipe="isft", prompts=100, train=f"rounds = 2\nsteps = {STEPS // 2}"),
             Arm(name="rgt", recipe="rgt", prompts=100, train=f"rounds = 1\nsteps = {STEPS}"),

@@ -70,8 +70,8 @@ def test_dpo_prefers_the_teachers_answer_to_the_students_own(negatives: str, tin
     assert all("policy/loss" not in row and "discriminator/loss" not in row for row in rows)
     # One rejected answer per prompt has no equal and no other; nothing is learned from rewards here.
     assert "equal_rewards" not in {row["monitor"] for row in found["alarms"]}
-    versions = {row["policy/staleness"] for row in rows}
-    assert versions == ({0.0} if negatives == "on_policy" else {0.0, 1.0, 2.0, 3.0, 4.0, 5.0})
+    # A snapshot is old by intention, and no run ends for that.
+    assert {row.get("policy/staleness") for row in rows} == ({0.0} if negatives == "on_policy" else {None})
 
 
 def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_on(tiny_student: Path, tmp_path: Path):
