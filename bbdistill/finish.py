@@ -110,7 +110,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             **asdict(state.counts),
             "best_step": state.best_step,
             "sft_step": state.sft_step,
-            "validation_score": state.best_score,
+            "validation_score": dict(state.curve).get(state.best_step),
             "validations": state.curve,
         },
         "lessons": state.tally.summary(),

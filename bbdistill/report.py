@@ -15,7 +15,7 @@ teacher.by_model.MODEL  calls, cached, cost_usd, recorded_cost_usd, abstain_rate
                         verifier_comparisons (one winner, and the verifier tells the two answers apart),
                         verifier_agreement (share of them with the verifier's winner), terms
 train                   steps, seconds, tokens, preferences, corrections, corrections_accepted, best_step, sft_step,
-                        validation_score, validations (step and score of each)
+                        validation_score (None where nothing can tell), validations (step and score of each)
 data                    train, validation, test, with_reference, demonstrations, demonstrations_used,
                         demonstrations_left_out (by the reason), skipped, duplicates (left out), near_duplicates,
                         near_left_out, test_seen_in_train, test_near_train

@@ -83,12 +83,14 @@ class TrainState:
         self.tally.add(found.tally)
         self.gathered |= found.lessons
 
-    def validated(self, score: float, student: Student) -> None:
-        """Remembers the best student; of equals the later, which has seen more."""
-        self.validations.append(score)
-        self.curve.append((self.step, score))
-        if self.best_score is None or score >= self.best_score:
-            self.best_score, self.best_step = score, self.step
+    def validated(self, score: float | None, student: Student) -> None:
+        """Remembers the best student; of equals, and where there is no score, the later, which has seen more."""
+        value = 0.0 if score is None else score
+        self.validations.append(value)
+        if score is not None:
+            self.curve.append((self.step, score))
+        if self.best_score is None or value >= self.best_score:
+            self.best_score, self.best_step = value, self.step
             self.best, self.best_tags = student.adapter_state(), student.tags
 
     def stage_over(self, stage: Stage) -> bool:

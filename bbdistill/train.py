@@ -245,14 +245,16 @@ class Trainer:
     def _validate(self, stage: Stage) -> None:
         """Scores the student on the validation prompts; a recorded score is taken as it was decided."""
         decided = self.run.plan.decide(self.state.step, "validation", lambda: {"score": self._validation_score(stage)})
-        self.state.validated(decided["score"], self.run.student)
-        self.run.note(f"{stage.name} step {self.state.stage_step}: validation score {decided['score']:.3f}")
+        score: float | None = decided["score"]
+        self.state.validated(score, self.run.student)
+        says = "nothing to judge it by: the newest counts" if score is None else f"validation score {score:.3f}"
+        self.run.note(f"{stage.name} step {self.state.stage_step}: {says}")
 
-    def _validation_score(self, stage: Stage) -> float:
+    def _validation_score(self, stage: Stage) -> float | None:
         """Mean score of the greedy answers; where nothing can judge them, minus the NLL of the demonstrations.
 
         That says nothing of rewards and preferences, which lead away from imitation whether they make the student
-        better or worse: then it is 0, so that the newest student counts as the best.
+        better or worse: then it is None, and the newest student counts as the best.
         """
         run, prompts = self.run, self.run.task.validation
         judged = judge("student", prompts, run.student.answer(prompts), run.task.verify)
@@ -260,7 +262,7 @@ class Trainer:
         if found is not None:
             return found
         if stage.policy_weight > 0 or stage.preference_weight > 0:
-            return 0.0
+            return None
         replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")
         given = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]
         taught = [pair for pair in given if run.student.holds(*pair)]

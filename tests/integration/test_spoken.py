@@ -10,6 +10,7 @@ from test_recipes import recipe, rows_of, run_stopped_and_replayed, with_complet
 from test_run import metrics_of
 
 import bbdistill
+from bbdistill.metrics import Note
 
 
 def spoken(folder: Path, teacher: RuleTeacher, student: Path, name: str, **train: Any) -> Path:
@@ -56,16 +57,26 @@ def test_rubric_marks_teacher_and_student_together_and_rewards_the_share_of_the_
     assert purposes["rubric"]["abstained"] == 0
 
 
-def test_where_only_the_rubric_can_judge_the_newest_student_is_kept(tiny_student: Path, tmp_path: Path):
+@pytest.mark.parametrize("name", ["rubric", "gad", "dpo"])
+def test_without_a_verifier_the_newest_student_is_kept(name: str, tiny_student: Path, tmp_path: Path):
     """Rewards lead away from the demonstrations: by its NLL of these the student before them would be the best."""
+    notes: list[str] = []
     with rule_teacher() as teacher:
-        config = spoken(tmp_path, teacher, tiny_student, "rubric", warmup_max=10, validate_every=10, steps=4)
+        config = spoken(tmp_path, teacher, tiny_student, name, warmup_max=10, validate_every=10, steps=4)
         config.write_text(config.read_text().replace('verifier = ["json_schema:number.schema.json", "fields"]', ""))
         rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
         unknown = [{name: value for name, value in row.items() if name != "reference"} for row in rows]
         (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, unknown)))
-        found = bbdistill.run(config, out=tmp_path / "run", overrides=("train.policy_learning_rate=0.01",)).report
+        found = bbdistill.run(
+            config,
+            out=tmp_path / "run",
+            overrides=("train.policy_learning_rate=0.01", "discriminator.warmup_steps=0"),
+            on_event=lambda event: notes.append(event.text) if isinstance(event, Note) else None,
+        ).report
     assert (found["train"]["sft_step"], found["train"]["best_step"], found["train"]["steps"]) == (10, 14, 14)
+    assert [step for step, _ in found["train"]["validations"]] == [10]
+    assert found["train"]["validation_score"] is None
+    assert f"{'dpo' if name == 'dpo' else 'policy'} step 4: nothing to judge it by: the newest counts" in notes
     assert found["eval"]["student"]["nll"] != found["eval"]["sft"]["nll"]
 
 
