@@ -38,6 +38,9 @@ from bbdistill.teacher.ask import Feedback
 from bbdistill.teacher.ask import demonstrations as ask_demonstrations
 from bbdistill.types import FEEDBACK, Demonstration, PolicyExample
 
+PROBED = 8
+"""Demonstrations, always the same ones, that show from step to step whether what was taught is forgotten."""
+
 
 class Trainer:
     """Takes a run from where its state stands to the end of its last stage."""
@@ -45,6 +48,7 @@ class Trainer:
     def __init__(self, run: Run, state: TrainState, demonstrations: dict[str, Demonstration]) -> None:
         self.run, self.state, self.demonstrations = run, state, demonstrations
         self._demonstrated = as_lessons(demonstrations.values())
+        self._taught = [(each.prompt, each.completion) for each in demonstrations.values()][:PROBED]
         self._metrics_file = MetricsFile(run.directory.metrics, after_step=state.step)
         self._sampler = Sampler(run, state, demonstrations)
         self._lengths = {d.prompt.id: run.student.length(d.prompt, d.completion) for d in demonstrations.values()}
@@ -140,6 +144,7 @@ class Trainer:
         run = self.run
         drawn = () if stage.frozen else itertools.chain(*sampled.rollouts)  # a snapshot is meant to grow old
         ages = [run.student.version - rollout.policy_version for rollout in drawn]
+        known = mean(run.student.nll(self._taught)) if stage.rewarded else None
         cap, spent = run.config.teacher.max_usd, run.teacher.spent_usd
         return {
             **rollout_metrics(sampled.rollouts, self._lengths),
@@ -150,6 +155,7 @@ class Trainer:
             **run.discriminator.tripwire(sampled.rollouts, self.demonstrations),
             **run.teacher.ledger.rates(),
             **({"policy/staleness": sum(ages) / len(ages)} if ages else {}),
+            **({} if known is None else {"demonstrations/nll": known}),
             **({"teacher/spent_share": spent / cap} if cap and spent is not None else {}),
         }
 

@@ -260,6 +260,25 @@ MONITORS = (
         ),
         do="read some of the newest rollouts, raise `reward.verifier`, or lower `train.policy_learning_rate`",
     ),
+    # The same few texts at every step, so that nothing but learning moves it: a healthy run of the demo stays within
+    # 2 % of its start for 40 steps, and two that failed were 40 % above it by then, or six steps before. A reward may
+    # well lead to other answers than the teacher's: only where what was taught is lost altogether does the run end.
+    Monitor(
+        name="forgetting",
+        key="demonstrations/nll",
+        beyond="above",
+        of="multiple",
+        warn=Level(at=1.25, steps=2, least=0.01),
+        stop=Level(at=4.0, least=0.5),
+        says=(
+            "the student gives the teacher's answers {value:.3f} nats per token, {start:.3f} at the start (limit "
+            "{limit:.3f}): what is rewarded leads away from what it was taught"
+        ),
+        do=(
+            "see whether the newest rollouts are better, else lower `train.policy_learning_rate`, or raise "
+            "`train.sft_weight`"
+        ),
+    ),
     # A group whose rewards are equal has no advantage and teaches nothing. Half of them is half of the work wasted.
     Monitor(
         name="equal_rewards",
