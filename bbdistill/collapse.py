@@ -15,7 +15,7 @@ def collapse(run: Run, state: TrainState, alarm: Alarm) -> Collapse:
     state.save(run)
     halved = ("--set", f"train.policy_learning_rate={run.config.train.policy_learning_rate / 2:g}")
     again = (*halved, *run.directory.options())
-    if state.best_score is None:
+    if not state.best:
         go_on = run.directory.command("run", *again)
         return Collapse(collapsed(alarm, step=state.step, best="", go_on=go_on))
     run.student.load_adapter_state(state.best)
@@ -23,5 +23,6 @@ def collapse(run: Run, state: TrainState, alarm: Alarm) -> Collapse:
     card = _CARD.format(monitor=alarm.monitor, step=state.step, best=state.best_step)
     save_adapter(run.directory.best, run.student, card=card)
     start = ("--set", f"student.adapter={run.directory.best.resolve()}", "--set", "train.warmup_max=0")
-    best = f"step {state.best_step}, {state.best_score:.3f}"
+    score = "which nothing judged" if state.best_score is None else f"{state.best_score:.3f}"
+    best = f"step {state.best_step}, {score}"
     return Collapse(collapsed(alarm, step=state.step, best=best, go_on=run.directory.command("run", *start, *again)))

@@ -24,6 +24,7 @@ SHOWN = {
     "sft/loss": "sft {:.3f}",
     "policy/loss": "policy {:.3f}",
     "rollout/score": "score {:.3f}",
+    "rubric/student_score": "points {:.3f}",
     "discriminator/loss": "discriminator {:.3f}",
     "discriminator/accuracy": "accuracy {:.3f}",
 }

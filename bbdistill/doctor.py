@@ -8,10 +8,10 @@ import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from bbdistill import extras
 from bbdistill.config import RunConfig, Settings
 from bbdistill.errors import BBDistillError
 from bbdistill.task import Task, load_task, resolve
@@ -145,9 +145,8 @@ def _python() -> Check:
 
 
 def _training() -> Check:
-    missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
-    if missing:
-        says = f"{', '.join(missing)} not installed; install with `pip install 'bbdistill[train]'`"
+    if extras.missing():
+        says = f"{extras.missing()} not installed; install with `{extras.INSTALL}`"
         return Check(name="training", ok=False, says=says)
     from bbdistill.student.model import describe_device
 

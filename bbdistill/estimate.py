@@ -197,10 +197,13 @@ class _Estimator:
         return [(self._task.prompt(name), sample) for name, count in marked.items() for sample in range(count)]
 
     def _evaluated(self) -> list[Prompt]:
-        """The test prompts, and those of the validation where no verifier can judge a student's answers."""
+        """The test prompts, and those of the validation where imitation is judged by the teacher's answers to them."""
         task = self._task
+        imitated = any(
+            stage.validate_every and not (stage.policy_weight or stage.preference_weight) for stage in self._stages
+        )
         judged = any(not isinstance(task.verify(prompt, ""), Abstain) for prompt in task.validation)
-        return [*task.test, *(() if judged or self._config.student is None else task.validation)]
+        return [*task.test, *(() if judged or not imitated or self._config.student is None else task.validation)]
 
     async def _answers(self, asked: Sequence[tuple[Prompt, int]]) -> Batch:
         """One call for each prompt and sample; a request that was asked before, in any run, is in the store."""

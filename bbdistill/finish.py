@@ -12,7 +12,6 @@ from bbdistill.configfile import parse_config
 from bbdistill.evaluate import Answers
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.place import versions
-from bbdistill.plots import plots
 from bbdistill.report import MODELS, card, write_report
 from bbdistill.rundir import RunDir, read_json
 from bbdistill.runner import RunResult
@@ -36,6 +35,8 @@ def finish(run: Run, state: TrainState) -> RunResult:
     evidence.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
     report = _report(run, state, answers)
     save_adapter(run.directory.adapter, run.student, card=card(report))
+    from bbdistill.plots import plots  # matplotlib takes half a second, and nothing else here needs it
+
     rows = [json.loads(line) for line in run.directory.metrics.read_text(encoding="utf-8").splitlines()]
     drawn = plots(rows, state.curve, state.monitors.memory, state.monitors.alarms)
     write_report(run.directory, report, plots=drawn)
@@ -110,8 +111,8 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
             **asdict(state.counts),
             "best_step": state.best_step,
             "sft_step": state.sft_step,
-            "validation_score": dict(state.curve).get(state.best_step),
-            "validations": state.curve,
+            "validation_score": state.best_score,
+            "validations": list(map(list, state.curve)),
         },
         "lessons": state.tally.summary(),
         "alarms": state.monitors.alarms,

@@ -11,6 +11,9 @@ Words: TypeAlias = tuple[str, ...]
 RUN = 4
 """Tokens of a run that is looked for again in the same completion, and words of one that is looked for elsewhere."""
 
+ENOUGH = 16
+"""Rollouts of a step whose entropy can be held against that of another step."""
+
 
 def repetition(token_ids: Sequence[int]) -> float:
     """Share of the completion's runs of four tokens that occurred in it before; 0 where it is shorter than one."""
@@ -37,7 +40,8 @@ def length_ratio(rollouts_P_G: Sequence[Sequence[Rollout]], teacher_lengths: Map
 def rollout_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], teacher_lengths: Mapping[str, int]) -> dict[str, float]:
     """Means over the step's rollouts, none where there are none; the ratio only where the teacher answered too.
 
-    The entropy is in nats per token, estimated as minus the mean log-prob of what was drawn.
+    The entropy is in nats per token, estimated as minus the mean log-prob of what was drawn; of few rollouts it says
+    more of their prompts than of the student, and is left out.
     """
     flat = [rollout for rollouts_G in rollouts_P_G for rollout in rollouts_G]
     if not flat:
@@ -45,7 +49,7 @@ def rollout_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], teacher_lengths: 
     ratio = length_ratio(rollouts_P_G, teacher_lengths)
     logprobs = [logprob for rollout in flat for logprob in rollout.logprobs]
     return {
-        **({"rollout/entropy": -sum(logprobs) / len(logprobs)} if logprobs else {}),
+        **({"rollout/entropy": -sum(logprobs) / len(logprobs)} if len(flat) >= ENOUGH and logprobs else {}),
         "rollout/length": sum(len(rollout.token_ids) for rollout in flat) / len(flat),
         **({} if ratio is None else {"rollout/length_ratio": ratio}),
         "rollout/repetition": sum(repetition(rollout.token_ids) for rollout in flat) / len(flat),

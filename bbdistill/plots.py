@@ -28,13 +28,23 @@ def plots(rows: Rows, validations: Sequence[tuple[int, float]], memory: Mapping[
     A dashed line is a level of a monitor, where it is near what was measured; a dot is what it told. Empty where no
     metric was ever anything but 0.
     """
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever the user has set for their own plots
+        mpl.rcParams["svg.fonttype"], mpl.rcParams["svg.hashsalt"] = "none", "bbdistill"
+        figure = _figure(rows, validations, memory, alarms)
+        return _svg(figure) if figure else ""
+
+
+def _figure(
+    rows: Rows, validations: Sequence[tuple[int, float]], memory: Mapping[str, Memory], alarms: Rows
+) -> Figure | None:
     known = {key for row in rows for key, value in row.items() if value}
     shares = sorted(key for key in known if key.startswith(SHARES))
     watched = [key for key in dict.fromkeys(monitor.key for monitor in MONITORS) if key in known]
     losses = [key for key in LOSSES if key in known]
     count = bool(validations) + len(losses) + (len(shares) > 1) + len(watched)
     if not count:
-        return ""
+        return None
     across = -(-count // COLUMNS)
     figure = Figure(figsize=(WIDE * COLUMNS, HIGH * across), layout="constrained")
     axes = iter(figure.subplots(across, COLUMNS, squeeze=False).flat)
@@ -48,7 +58,7 @@ def plots(rows: Rows, validations: Sequence[tuple[int, float]], memory: Mapping[
         _watched(next(axes), key, _points(rows, key), memory, alarms)
     for rest in axes:
         rest.remove()
-    return _svg(figure)
+    return figure
 
 
 def _line(axes: Axes, title: str, points: Sequence[tuple[int, float]], *, marker: str = "") -> None:
@@ -96,9 +106,7 @@ def _points(rows: Rows, key: str) -> list[tuple[int, float]]:
 
 
 def _svg(figure: Figure) -> str:
-    """Without date or random names, and with letters as letters."""
     file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bbdistill"}):
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
     return text[text.index("<svg") :]

@@ -33,7 +33,6 @@ from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from bbdistill.metrics import money
 from bbdistill.rundir import RunDir, read_json, write_json
@@ -72,7 +71,7 @@ def render_page(report: Mapping[str, Any], plots: str) -> str:
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
     summary = markdown.render(environment.get_template("summary.md").render(_shown(report)))
     page = environment.get_template("report.html")
-    return page.render(_shown(report), summary=Markup(summary), plots=Markup(plots))
+    return page.render(_shown(report), summary=summary, plots=plots)
 
 
 def _shown(report: Mapping[str, Any]) -> dict[str, Any]:

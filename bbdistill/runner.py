@@ -5,10 +5,10 @@ import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bbdistill import extras
 from bbdistill.config import RunConfig, Settings
 from bbdistill.errors import Collapse, MissingExtraError, RunError, RunStopped
 from bbdistill.metrics import Event, OnEvent, parting, spent
@@ -120,9 +120,8 @@ def export_run(path: Path, to: Path, *, merge: bool) -> Path:
 
 def need_torch(what: str) -> None:
     """MissingExtraError where the training extra is not installed."""
-    missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(f"{what} needs {', '.join(missing)}; install with `pip install 'bbdistill[train]'`")
+    if extras.missing():
+        raise MissingExtraError(f"{what} needs {extras.missing()}; install with `{extras.INSTALL}`")
 
 
 def _parting(live: "Run") -> str:

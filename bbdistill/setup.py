@@ -1,7 +1,7 @@
 """Makes the objects of a run from its config: data, verifier, teacher, record, student; closes them again."""
 
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Container, Coroutine, Generator
 from concurrent.futures import Future, TimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,7 +161,7 @@ def open_run(
             judge=judge,
             student=student,
             discriminator=discriminator,
-            scorer=local or _scorer(config, teacher),
+            scorer=local or _scorer(config, teacher, given=task.demonstrations),
             credit=_credit(config, student),
             loop=loop,
             on_event=on_event,
@@ -175,11 +175,13 @@ def open_run(
         loop.close()
 
 
-def _scorer(config: RunConfig, teacher: Teacher) -> Scorer:
+def _scorer(config: RunConfig, teacher: Teacher, *, given: Container[str]) -> Scorer:
+    """`given`: prompts whose answers came with the data."""
     if config.recipe not in ("kd", "opd"):
         return NoScorer()
-    make = OwnScorer if config.distill.scores == "own" else GivenScorer
-    return make(teacher, top_k=config.distill.top_k)
+    if config.distill.scores == "own":
+        return OwnScorer(teacher, top_k=config.distill.top_k, given=given)
+    return GivenScorer(teacher, top_k=config.distill.top_k)
 
 
 def _credit(config: RunConfig, student: Student) -> Assign:

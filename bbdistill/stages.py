@@ -123,15 +123,14 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
                     "there is nothing to distil: no training prompt has a `completion`, and the teacher is not asked "
                     "for any; set `feedback.demonstrations = true`"
                 )
-            # A server that scores its own answers alone can say nothing of those that came with the data.
             own = config.distill.scores == "own" and not config.teacher.is_local
-            scored = tuple(name for name in shown if not (own and name in given))
-            if not scored:
+            if own and all(name in given for name in shown):
                 raise ConfigError(
-                    '`distill.scores = "own"` has the teacher score its own answers, and every training prompt has a '
-                    "`completion`; use a teacher that scores given texts, or leave the completions out"
+                    '`distill.scores = "own"` has the teacher score its own answers, and all answers come with the '
+                    "data; use a teacher that scores given texts, or leave the `completion`s out and set "
+                    "`feedback.demonstrations = true`"
                 )
-            dense = replace(supervised, name="kd", ids=scored, distils="demonstrations", sft_weight=train.sft_weight)
+            dense = replace(supervised, name="kd", distils="demonstrations", sft_weight=train.sft_weight)
             return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "opd":
             rewarded = replace(_policy(config, ids), policy_weight=0.0, refills=0, references=0, compares=False)

@@ -45,6 +45,7 @@ class TrainState:
     curve: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     """Step and score of every validation of the run."""
     best_score: float | None = None
+    """Of the best student; None where nothing can judge it, or there is none yet."""
     best_step: int = 0
     sft_step: int = 0
     demonstrations_used: int = 0
@@ -85,12 +86,11 @@ class TrainState:
 
     def validated(self, score: float | None, student: Student) -> None:
         """Remembers the best student; of equals, and where there is no score, the later, which has seen more."""
-        value = 0.0 if score is None else score
-        self.validations.append(value)
         if score is not None:
+            self.validations.append(score)
             self.curve.append((self.step, score))
-        if self.best_score is None or value >= self.best_score:
-            self.best_score, self.best_step = value, self.step
+        if score is None or self.best_score is None or score >= self.best_score:
+            self.best_score, self.best_step = score, self.step
             self.best, self.best_tags = student.adapter_state(), student.tags
 
     def stage_over(self, stage: Stage) -> bool:
@@ -105,7 +105,8 @@ class TrainState:
         if stage.supervised:
             self.sft, self.sft_step = run.student.adapter_state(), self.step
             if run.stages[-1] is not stage:
-                self.best_score, self.best_step, self.best = self.validations[-1], self.step, self.sft
+                newest = self.validations[-1] if self.validations else None
+                self.best_score, self.best_step, self.best = newest, self.step, self.sft
         if stage.gathers and not self.gathered:
             run.note(f"{stage.name} found nothing worth imitating; see `{run.directory.path / 'set_aside'}`")
         if stage.lessons == "gathered":
@@ -156,7 +157,7 @@ class TrainState:
             name: tuple(_example(run.task.prompt(name), row) for row in rows)
             for name, rows in position.pop("gathered").items()
         }
-        curve = [(step, score) for step, score in position.pop("curve")]
+        curve = [(step, score) for step, score in position.pop("curve", ())]
         blamed = {name: _blamed(run.task.prompt(name), row) for name, row in position.pop("blamed").items()}
         return cls(
             **position,

@@ -68,7 +68,7 @@ class Trainer:
     def _train(self) -> None:
         self._end_if_collapsed()  # what was resumed may have collapsed in its last step
         for stage in self.run.stages[self.state.stage :]:
-            if stage.rewarded and self.state.best_score is None:
+            if stage.rewarded and not self.state.best:
                 self._validate(stage)  # so that a student which only gets worse ends as it began
             while not self.state.stage_over(stage):
                 self._ledger = self.run.teacher.ledger.state()
@@ -142,17 +142,19 @@ class Trainer:
     def _measured(self, stage: Stage, sampled: Sampled, feedback: Feedback) -> dict[str, float]:
         """What the monitors look at besides the losses."""
         run = self.run
-        drawn = () if stage.frozen else itertools.chain(*sampled.rollouts)  # a snapshot is meant to grow old
-        ages = [run.student.version - rollout.policy_version for rollout in drawn]
+        rollouts, verdicts = sampled.rollouts, sampled.verdicts
+        if stage.frozen:  # a snapshot's say nothing of the student as it is now
+            rollouts, verdicts = [], []
+        ages = [run.student.version - rollout.policy_version for rollout in itertools.chain(*rollouts)]
         known = mean(run.student.nll(self._taught)) if stage.rewarded else None
         cap, spent = run.config.teacher.max_usd, run.teacher.spent_usd
         return {
-            **rollout_metrics(sampled.rollouts, self._lengths),
-            **verdict_metrics(sampled.verdicts),
+            **rollout_metrics(rollouts, self._lengths),
+            **verdict_metrics(verdicts),
             **rubric_metrics(feedback.marked),
             **scored_metrics(feedback.scores),
-            **leak_metrics(sampled.rollouts, self._told),
-            **run.discriminator.tripwire(sampled.rollouts, self.demonstrations),
+            **leak_metrics(rollouts, self._told),
+            **run.discriminator.tripwire(rollouts, self.demonstrations),
             **run.teacher.ledger.rates(),
             **({"policy/staleness": sum(ages) / len(ages)} if ages else {}),
             **({} if known is None else {"demonstrations/nll": known}),
@@ -233,6 +235,7 @@ class Trainer:
             )
         )
         self._watch(stage, metrics)
+        self._end_if_collapsed()
         self.run.check_abstentions("demonstrations")
         self.run.check_abstentions(*FEEDBACK)
 
@@ -240,7 +243,6 @@ class Trainer:
         """Tells what the monitors find."""
         for alarm in self.state.monitors.look(self.state.step, metrics, rewarded=stage.rewarded):
             self.run.on_event(alarm)
-        self._end_if_collapsed()
 
     def _end_if_collapsed(self) -> None:
         """Ends a run that has gone wrong in its last step, unless it is replayed or told to go on."""
@@ -272,7 +274,8 @@ class Trainer:
         replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")
         given = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]
         taught = [pair for pair in given if run.student.holds(*pair)]
-        return -(mean(run.student.nll(taught)) or 0.0)
+        nll = mean(run.student.nll(taught))
+        return None if nll is None else -nll
 
 
 def train(run: Run) -> TrainState:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds recipes against each other: on the same prompts, with the same number of updates, several seeds.
+"""Holds recipes against each other: on the same prompts, or for the same number of calls; several seeds.
 
     scripts/compare_recipes.py STUDY FOLDER [--base-url URL] [--seeds 0,1,2] [--only sft,isft]    run what is missing
     scripts/compare_recipes.py STUDY FOLDER --table                                             print what is there
@@ -294,7 +294,7 @@ def table(folder: Path, study: Study) -> Iterator[str]:
             yield _line(name, found[0][:1], control, [])
     for arm in study.arms:
         rows = _scores(folder, arm.name, "student")
-        if not arm.verifier:
+        if control and not arm.verifier:
             rows = [_judged(folder, study, answers) for answers in rows]
         if rows:
             yield _line(arm.name, rows, control, [read_json(path) for path in _finished(folder, arm.name)])
@@ -368,7 +368,7 @@ def _scores(folder: Path, arm: str, model: str) -> list[list[dict[str, Any]]]:
 
 def _judged(folder: Path, study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same answers, judged as those of the control are: their own run had no verifier."""
-    task = load_task(load_config(folder / f"{_slug(study.control)}-0.toml"))
+    task = load_task(load_config(min(folder.glob(f"{_slug(study.control)}-[0-9]*.toml"))))
     prompts = {prompt.id: prompt for prompt in task.test}
     texts = [row["completion"] for row in rows]
     found = judge("student", [prompts[row["id"]] for row in rows], texts, task.verify)

@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from bbdistill import extras
 from bbdistill.advisor.checked import Case, Checked, look
 from bbdistill.advisor.findings import Figure, bits_of, mean, pass_at_k, passing_bits
 from bbdistill.config import RunConfig
@@ -48,8 +48,7 @@ def absent(config: RunConfig) -> str:
 
 def not_installed() -> str:
     """What a model in this process lacks; empty where it lacks nothing."""
-    missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
-    return f"{', '.join(missing)} not installed: `pip install 'bbdistill[train]'`" if missing else ""
+    return f"{extras.missing()} not installed: `{extras.INSTALL}`" if extras.missing() else ""
 
 
 def load(config: RunConfig, on_event: OnEvent) -> "Student | None":

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import quote
 
@@ -68,11 +68,11 @@ class OwnScorer:
     """A server that gives the likeliest tokens of what it writes: its own demonstrations alone can be scored.
 
     `answer_options` make the teacher ask for them with every demonstration; scoring one is the same request again,
-    which the record answers.
+    which the record answers. Nothing is asked about the prompts in `given`, whose answers came with the data.
     """
 
-    def __init__(self, teacher: Teacher, *, top_k: int) -> None:
-        self._teacher = teacher
+    def __init__(self, teacher: Teacher, *, top_k: int, given: Container[str]) -> None:
+        self._teacher, self._given = teacher, given
         teacher.answer_options = {"logprobs": True, "top_logprobs": min(top_k, 20)}
         self._template = load_template("demonstrate", teacher.templates)
 
@@ -80,6 +80,8 @@ class OwnScorer:
         return await asyncio.gather(*(self._one(prompt, text) for prompt, text in answers))
 
     async def _one(self, prompt: Prompt, text: str) -> Scores | Abstain:
+        if prompt.id in self._given:
+            return Abstain(reason="an answer that is not the teacher's own")
         messages = self._template.render(prompt.messages, {})
         limit = self._teacher.config.max_tokens
         raw = await _asked(self._teacher, prompt, messages, self._teacher.answer_options, limit)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rule_teacher import rule_teacher
 from student_fixtures import tiny_student
-from test_recipes import recipe, run_stopped_and_replayed
+from test_recipes import recipe, run_stopped_and_replayed, with_completions
 from test_run import metrics_of
 
 import bbdistill
@@ -97,6 +97,27 @@ def test_a_server_that_gives_no_log_probs_is_found_out(
         with pytest.raises(RunError, match=r"100 % of 20 calls for scores gave nothing usable \(no log-probs of the"):
             bbdistill.run(config, out=tmp_path / "run")
     assert [row["distill/unscored"] for row in metrics_of(tmp_path / "run")] == [1.0] * 5
+
+
+def test_answers_that_came_with_the_data_are_imitated_and_nothing_is_asked_about_them(
+    tiny_student: Path, tmp_path: Path
+):
+    with rule_teacher() as teacher:
+        config = recipe(
+            tmp_path, teacher, tiny_student, "kd", steps=2, warmup_max=0, prompts_per_step=6, sft_weight=1.0
+        )
+        config.write_text(config.read_text().replace(NO_FEEDBACK, ""))
+        with_completions(config)
+        bbdistill.run(config, out=tmp_path / "run", overrides=('distill.scores="own"',))
+        asked = {json.loads(body)["messages"][-1]["content"] for body in teacher.asked}
+    lines = (tmp_path / "run" / "demonstrations.jsonl").read_text().splitlines()
+    shown = [json.loads(line)["prompt"][-1]["content"] for line in lines]
+    given = {f"number {i}" for i in range(1, 24, 2)} & set(shown)
+    assert given
+    assert not given & asked
+    rows = metrics_of(tmp_path / "run")
+    assert all("sft/loss" in row and "distill/loss" in row for row in rows)
+    assert sum(row["distill/unscored"] for row in rows) == pytest.approx(len(given) / 6)
 
 
 def test_a_server_gives_the_likeliest_tokens_of_what_it_writes(tiny_student: Path, tmp_path: Path):

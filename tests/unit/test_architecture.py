@@ -11,7 +11,9 @@ import bbdistill
 
 PACKAGE = Path(bbdistill.__file__).parent
 
-BOTTOM = {"types", "config", "configfile", "errors", "keylike", "templates", "data", "evidence", "rundir", "metrics"}
+BOTTOM = {"types", "config", "configfile", "errors", "extras", "keylike", "templates", "data", "evidence", "rundir"} | {
+    "metrics"
+}
 CORE = {"local", "setup", "state", "finish", "train", "demonstrations", "sampling", "collapse"}
 API_VERBS = {"advisor", "checks", "collect", "doctor", "dryrun", "estimate", "starter", "examples"}
 

@@ -299,8 +299,8 @@ def test_the_length_is_held_against_answers_to_the_same_prompts(rollouts: Callab
 
 def test_the_metrics_of_a_steps_rollouts(rollouts: Callable[..., list[Rollout]]):
     given = [rollouts("a", 10, 30), rollouts("b", 40, 40, stop_reason="length")]
+    assert rollout_metrics(given * 4, {})["rollout/entropy"] == 0.5
     assert rollout_metrics(given, {"a": 10}) == {
-        "rollout/entropy": 0.5,
         "rollout/length": 30.0,
         "rollout/length_ratio": 2.0,
         "rollout/repetition": 0.0,

@@ -237,13 +237,14 @@ def test_batches():
     assert preference_batch([replace(pair, rejected="y")], cut, 2.0) != []
 
 
-def test_what_a_server_did_not_write_itself_is_imitated_and_not_distilled():
+def test_a_server_that_scores_its_own_answers_needs_some():
     own = config(recipe="kd", tables={"distill": {"scores": "own"}})
-    given = config(recipe="kd", tables={"teacher": {"model": "openai:x", "base_url": "http://localhost:1/v1"}})
-    assert [stage.ids for stage in stages_of(own, prompts=3, given=("0", "2"))] == [("1",)]
-    assert [stage.ids for stage in stages_of(given, prompts=3, given=("0", "2"))] == [("0", "1", "2")]
-    with pytest.raises(ConfigError, match="every training prompt has a `completion`"):
+    assert [stage.ids for stage in stages_of(own, prompts=3, given=("0", "2"))] == [("0", "1", "2")]
+    with pytest.raises(ConfigError, match="all answers come with the data"):
         stages_of(own, prompts=2, given=("0", "1"))
+    unasked = config(recipe="kd", tables={"distill": {"scores": "own"}}, feedback={"demonstrations": False})
+    with pytest.raises(ConfigError, match=r"set `feedback\.demonstrations = true`"):
+        stages_of(unasked, prompts=3, given=("0",))
 
 
 def test_what_a_correction_changes_in_a_draft():

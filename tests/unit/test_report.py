@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 
 from bbdistill.monitors import Monitors
@@ -98,6 +99,8 @@ def test_plots_show_what_is_watched_and_are_the_same_each_time():
         assert f">{title}</text>" in drawn
     assert "policy/staleness" not in drawn
     assert drawn == plots(rows(), [(0, 0.5), (8, 0.75)], monitors.memory, alarms)
+    with mpl.rc_context({"text.usetex": True, "axes.facecolor": "black"}):
+        assert drawn == plots(rows(), [(0, 0.5), (8, 0.75)], monitors.memory, alarms)
     assert "#ff7f0e" in drawn  # orange: the warning
     assert "#ff7f0e" not in plots(rows(), [], {}, [])  # no start, so no level that depends on it
     assert plots([{"step": 1, "stage": "gather-1"}], [], {}, []) == ""
