@@ -268,7 +268,7 @@ MONITORS = (
         key="demonstrations/nll",
         beyond="above",
         of="multiple",
-        warn=Level(at=1.25, steps=2, least=0.01),
+        warn=Level(at=1.2, steps=1, least=0.01),
         stop=Level(at=4.0, least=0.5),
         says=(
             "the student gives the teacher's answers {value:.3f} nats per token, {start:.3f} at the start (limit "

@@ -18,9 +18,10 @@ import argparse
 import json
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from keeping import keeping, kept, put
 
@@ -29,7 +30,7 @@ from bbdistill import balance
 from bbdistill.configfile import load_config
 from bbdistill.console import watching
 from bbdistill.metrics import Event, StepDone
-from bbdistill.rundir import read_json
+from bbdistill.monitors import Monitors
 from bbdistill.student import discriminator
 from bbdistill.student.open import open_student
 from bbdistill.task import load_task
@@ -41,7 +42,7 @@ EVERY, WARMUP = 4, 44
 FAILED = 2 / 3
 DEMO = ROOT / "bbdistill" / "demo" / "task.toml"
 TASK = load_task(load_config(DEMO))
-COLUMNS = ("run", "score after the warm-up", "at last", "failed at", "warned at", "would be stopped at")
+COLUMNS = ("run", "score after the warm-up", "at last", "failed at", "warned at step", "would be stopped at step")
 LOVES_REPETITION = """
 from bbdistill.types import Verdict
 
@@ -160,10 +161,19 @@ def _row(run: Path, students: Path) -> Iterator[str]:
     yield f"{scores[WARMUP]:.3f}"
     yield f"{list(scores.values())[-1]:.3f}"
     yield f"step {failed}" if failed else "-"
-    alarms = read_json(run / "report.json")["alarms"]
+    alarms = told(rows)
     for level in ("warn", "stop"):
-        found = [alarm for alarm in alarms if alarm["level"] == level and alarm["step"] >= first]
-        yield f"step {found[0]['step'] - first + 1} (`{found[0]['monitor']}`)" if found else "-"
+        found = [f"{alarm['step'] - first + 1} `{alarm['monitor']}`" for alarm in alarms if alarm["level"] == level]
+        yield ", ".join(found) or "-"
+
+
+def told(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the monitors as they are now tell of a run's metrics."""
+    monitors = Monitors()
+    for row in rows:
+        metrics = {name: value for name, value in row.items() if isinstance(value, float)}
+        monitors.look(row["step"], metrics, rewarded=row["stage"] == "policy")
+    return monitors.alarms
 
 
 if __name__ == "__main__":

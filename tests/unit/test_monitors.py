@@ -58,7 +58,7 @@ ROWS = [
     ("shorter", "rollout/length", 200, 120, 19, 40, (14, 16)),
     ("tripwire", "tripwire/gap", -0.5, -2.0, 16, -5.0, (13, 16)),
     ("worse", "rollout/score", 0.7, 0.4, 21, 0.0, (14, 16)),
-    ("forgetting", "demonstrations/nll", 0.1, 0.14, 12, 0.8, (12, 13)),
+    ("forgetting", "demonstrations/nll", 0.1, 0.14, 11, 0.8, (11, 13)),
     ("equal_rewards", "reward/frac_zero_std", 0.125, 0.625, 13, 1.0, (None, 13)),
     ("repetition", "rollout/repetition", 0.06, 0.2, 15, 0.6, (12, 14)),
     ("truncation", "rollout/truncated", 0.05, 0.4, 13, 0.9, (None, 13)),
