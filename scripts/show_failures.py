@@ -146,7 +146,8 @@ def table(folder: Path) -> Iterator[str]:
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|---" * len(COLUMNS) + "|"
     for name in SCENES:
-        if (folder / name / "report.json").is_file():
+        judged = all(file.with_suffix(".json").is_file() for file in kept(folder / "kept" / name).values())
+        if judged and (folder / name / "report.json").is_file():
             yield f"| {name} | {' | '.join(_row(folder / name, folder / 'kept' / name))} |"
 
 
@@ -154,8 +155,7 @@ def _row(run: Path, students: Path) -> Iterator[str]:
     """Steps are counted from the first with a reward."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first = next(row["step"] for row in rows if row["stage"] == "policy")
-    judged = {step: file.with_suffix(".json") for step, file in kept(students).items()}
-    scores = {step: json.loads(file.read_text()) for step, file in judged.items() if file.is_file()}
+    scores = {step: json.loads(file.with_suffix(".json").read_text()) for step, file in kept(students).items()}
     later = {step - first + 1: score for step, score in scores.items() if step >= first}
     failed = next((step for step, score in later.items() if score < FAILED * scores[WARMUP]), None)
     yield f"{scores[WARMUP]:.3f}"
