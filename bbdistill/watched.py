@@ -261,8 +261,9 @@ MONITORS = (
         do="read some of the newest rollouts, raise `reward.verifier`, or lower `train.policy_learning_rate`",
     ),
     # The same few texts at every step, so that nothing but learning moves it: a fifth more was there 14 and 2 steps
-    # before two runs failed (`scripts/show_failures.py`), while a healthy one stayed within 2 %. A reward may well lead
-    # to other answers than the teacher's: only where what was taught is lost altogether does the run end.
+    # before two runs failed (`scripts/show_failures.py`), while a healthy one, which imitates too, went slowly down. A
+    # reward may well lead to other answers than the teacher's: only where what was taught is lost altogether does the
+    # run end.
     Monitor(
         name="forgetting",
         key="demonstrations/nll",
