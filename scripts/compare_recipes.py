@@ -268,6 +268,7 @@ test = "test.jsonl"
 learning_rate = {study.learning_rate}
 policy_learning_rate = {study.policy_learning_rate}
 validate_every = {STEPS // 2}
+on_collapse = "warn"
 seed = {seed}
 
 {arm.more}

@@ -1,6 +1,7 @@
 """The discriminator: the base with an adapter of its own and a scalar head, trained to rank answers to one prompt."""
 
 import copy
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from bbdistill.student.tree import Row
 from bbdistill.types import Demonstration, PairSource, Prompt, RankedPair, Rollout
 
 DISCRIMINATOR, TRIPWIRE = "discriminator", "tripwire"
+SPREAD_OVER = 32
+"""Demonstrations that tell how far apart scores are: a step may hold a few only, with scores as good as equal."""
 _ACCURACIES: Mapping[PairSource, str] = {
     "teacher": "discriminator/accuracy",
     "preference": "discriminator/judge_agreement",
@@ -130,8 +133,8 @@ class Discriminator:
     ) -> dict[str, float]:
         """How far the student's answers are behind the teacher's for the discriminator as it was after its warm-up.
 
-        In units of the deviation of the scores when it was first asked. Nothing before the warm-up's end, or on prompts
-        without a demonstration.
+        In units of the deviation of scores when it was first asked, those of other demonstrations among them. Nothing
+        before the warm-up's end, or on prompts without a demonstration.
         """
         said = [(r.prompt, r.completion) for group in rollouts_P_G for r in group if r.prompt.id in demonstrations]
         taught = [(prompt, demonstrations[prompt.id].completion) for prompt, _ in said]
@@ -139,7 +142,8 @@ class Discriminator:
             return {}
         scores = self.score([*said, *taught], frozen=True)
         if self._spread is None:
-            self._spread = max(statistics.pstdev(scores), 1e-6)
+            known = [(d.prompt, d.completion) for d in itertools.islice(demonstrations.values(), SPREAD_OVER)]
+            self._spread = max(statistics.pstdev([*scores, *self.score(known, frozen=True)]), 1e-6)
         return {"tripwire/gap": (sum(scores[: len(said)]) - sum(scores[len(said) :])) / len(said) / self._spread}
 
     def state(self) -> dict[str, Any]:

@@ -125,3 +125,16 @@ def test_the_tripwire_is_the_discriminator_as_it_was_after_its_warm_up(model: Pa
     _, again = open_student(tiny_config(model).model_copy(update={"discriminator": settings}))
     again.load_state(discriminator.state())
     assert again.tripwire(said, taught) == first
+
+
+def test_the_tripwires_unit_is_not_that_of_a_few_answers_which_are_all_alike(model: Path):
+    settings = DiscriminatorConfig(learning_rate=1e-2, warmup_steps=3)
+    _, discriminator = open_student(tiny_config(model).model_copy(update={"discriminator": settings}))
+    pairs = ranked_pairs()
+    taught = {p.prompt.id: Demonstration(prompt=p.prompt, completion=p.chosen, source="t") for p in pairs}
+    for _ in range(3):
+        discriminator.update(pairs)
+    first = next(iter(taught.values()))
+    assert discriminator.tripwire([[rollout_of(first.prompt, first.completion)]], taught) == {"tripwire/gap": 0}
+    said = [[rollout_of(first.prompt, "hello")]]  # the first step held one answer, the teacher's own
+    assert -20 < discriminator.tripwire(said, taught)["tripwire/gap"] < 0
