@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from bbdistill.levels import Level, Monitor
 from bbdistill.metrics import Alarm
-from bbdistill.watched import MONITORS, Level, Monitor
+from bbdistill.watched import MONITORS
 
 START = 5
 """Steps whose mean is the start that others are compared with: one step of sampled metrics is off by up to a third."""

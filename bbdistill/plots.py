@@ -11,8 +11,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bbdistill.levels import Level, Monitor
 from bbdistill.monitors import Memory
-from bbdistill.watched import MONITORS, Level, Monitor
+from bbdistill.watched import MONITORS
 
 Rows = Sequence[Mapping[str, Any]]
 WIDE, HIGH, COLUMNS = 4.0, 2.2, 3
