@@ -51,7 +51,7 @@ class RuleTeacher:
                 messages = asked["messages"]
                 given = messages[-1]["role"] == "assistant"  # to be scored, not answered
                 said = "" if given else answer(messages, teacher.slips, teacher.hopeless, turn)
-                if (teacher.vague and '"criteria"' in said) or (teacher.silent and '"marks"' in said):
+                if (teacher.vague and '"criteria"' in said) or (teacher.silent and '"answer_1"' in said):
                     said = "They are all fine."
                 if any(messages[-1]["content"] == f"number {number}" for number in teacher.long):
                     said += "x" * 200_000
@@ -124,7 +124,7 @@ def answer(
     if "You write the rubric" in system:
         return json.dumps({"criteria": [{"criterion": text, "points": points} for text, (points, _) in RUBRIC.items()]})
     if "You mark answers" in system:
-        return json.dumps({"marks": list(marks(asked, number))})
+        return json.dumps(marks(asked, number))
     if "You coach a writer" in system:
         return json.dumps({"mistake": "rule", "advice": ADVICE})
     if "one short strategy" in system:
@@ -143,14 +143,17 @@ RUBRIC: dict[str, tuple[int, Callable[[str, str], bool]]] = {
 """Criteria, their points, and when an answer meets them."""
 
 
-def marks(asked: str, number: str) -> Iterator[dict[str, Any]]:
+def marks(asked: str, number: str) -> dict[str, dict[str, Any]]:
     criteria = re.findall(
         r"^\d+\. (.*)$", re.findall(r"<criteria>\n(.*?)\n</criteria>", asked, re.DOTALL)[0], re.MULTILINE
     )
-    for place, text in re.findall(r"<answer_(\d+)>\n(.*?)\n</answer_\1>", asked, re.DOTALL):
-        for at, criterion in enumerate(criteria, start=1):
-            met = RUBRIC[criterion][1](text, number)
-            yield {"answer": int(place), "criterion": at, "reason": "rule", "met": met}
+    return {
+        f"answer_{place}": {
+            f"criterion_{at}": {"reason": "rule", "met": RUBRIC[criterion][1](text, number)}
+            for at, criterion in enumerate(criteria, start=1)
+        }
+        for place, text in re.findall(r"<answer_(\d+)>\n(.*?)\n</answer_\1>", asked, re.DOTALL)
+    }
 
 
 def questions(words: list[str]) -> str:

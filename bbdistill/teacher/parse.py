@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any, Literal, cast
 
+from bbdistill.client.values import as_object
 from bbdistill.teacher.base import JsonSchema
 from bbdistill.types import Criterion, Mark
 
@@ -33,31 +34,6 @@ CORRECT = JsonSchema(
         "additionalProperties": False,
     },
 )
-RUBRIC = JsonSchema(
-    name="marks",
-    schema={
-        "type": "object",
-        "properties": {
-            "marks": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "answer": {"type": "integer"},
-                        "criterion": {"type": "integer"},
-                        "reason": {"type": "string"},
-                        "met": {"type": "boolean"},
-                    },
-                    "required": ["answer", "criterion", "reason", "met"],
-                    "additionalProperties": False,
-                },
-            }
-        },
-        "required": ["marks"],
-        "additionalProperties": False,
-    },
-)
-
 CRITERIA = JsonSchema(
     name="criteria",
     schema={
@@ -149,26 +125,43 @@ def correction(text: str) -> tuple[str, str] | None:
     return (answer, "") if answer else None
 
 
+def rubric_schema(*, answers: int, criteria: int) -> JsonSchema:
+    """Of the marks: each is a key of its own, so that a model that is held to the schema leaves none out."""
+
+    def every(name: str, count: int, one: str) -> dict[str, Any]:
+        names = [f"{name}_{number}" for number in range(1, count + 1)]
+        return {
+            "type": "object",
+            "properties": {each: {"$ref": f"#/$defs/{one}"} for each in names},
+            "required": names,
+            "additionalProperties": False,
+        }
+
+    mark = {
+        "type": "object",
+        "properties": {"reason": {"type": "string"}, "met": {"type": "boolean"}},
+        "required": ["reason", "met"],
+        "additionalProperties": False,
+    }
+    defined = {"marks": every("criterion", criteria, "mark"), "mark": mark}
+    return JsonSchema(name="marks", schema={**every("answer", answers, "marks"), "$defs": defined})
+
+
 def marks(text: str, *, answers: int, criteria: int) -> list[tuple[Mark, ...] | None]:
-    """For each answer its marks by the criteria; None where one is missing, or given twice and not the same."""
-    found = _object(text)
-    rows: object = found.get("marks") if found is not None else None
-    met: dict[tuple[int, int], Mark] = {}
-    unclear: set[int] = set()
-    for row in cast(list[Any], rows) if isinstance(rows, list) else []:
-        match row:
-            case {"answer": int() as answer, "criterion": int() as criterion, "met": bool() as yes}:
-                mark = Mark(met=yes, reason=str(row.get("reason", "")).strip())
-                if met.setdefault((answer, criterion), mark).met is not yes:
-                    unclear.add(answer)
+    """For each answer its marks by the criteria; None where one is missing."""
+    found = _object(text) or {}
+    return [_marks(as_object(found.get(f"answer_{number}")), criteria) for number in range(1, answers + 1)]
+
+
+def _marks(given: dict[str, Any], criteria: int) -> tuple[Mark, ...] | None:
+    read: list[Mark] = []
+    for place in range(1, criteria + 1):
+        match given.get(f"criterion_{place}"):
+            case {"met": bool() as met, **rest}:
+                read.append(Mark(met=met, reason=str(rest.get("reason", "")).strip()))
             case _:
-                return [None] * answers
-    return [
-        tuple(met[number, place] for place in range(1, criteria + 1))
-        if number not in unclear and all((number, place) in met for place in range(1, criteria + 1))
-        else None
-        for number in range(1, answers + 1)
-    ]
+                return None
+    return tuple(read)
 
 
 def criteria(text: str) -> tuple[Criterion, ...] | None:

@@ -211,13 +211,13 @@ class Teacher:
         prompt = as_prompt(prompt)
         shown = sorted(set(answers), key=lambda text: _digest(shuffle + text))
         variables = {"messages": prompt.messages, "answers": shown, "criteria": criteria}
-        template, room = self._templates["rubric"], TOKENS_PER_MARK * len(shown) * len(criteria)
-        reply = await self._ask(
-            prompt, template, template.render(prompt.messages, variables), parse.RUBRIC, purpose, room=room
-        )
+        counts, room = {"answers": len(shown), "criteria": len(criteria)}, TOKENS_PER_MARK * len(shown) * len(criteria)
+        template, schema = self._templates["rubric"], parse.rubric_schema(**counts)
+        messages = template.render(prompt.messages, variables)
+        reply = await self._ask(prompt, template, messages, schema, purpose, room=room)
         if isinstance(reply, Abstain):
             return [reply for _ in answers]
-        found = dict(zip(shown, parse.marks(reply.text, answers=len(shown), criteria=len(criteria)), strict=True))
+        found = dict(zip(shown, parse.marks(reply.text, **counts), strict=True))
         unreadable = Abstain(reason="unreadable marks")
         if None in found.values():
             self._abstain(purpose, unreadable.reason)

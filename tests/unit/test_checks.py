@@ -275,7 +275,7 @@ def test_without_any_verifier_it_says_what_to_give(answers: Path):
 
 
 def mark(met: bool) -> Answer:
-    return chat(json.dumps({"marks": [{"answer": 1, "criterion": 1, "reason": "so", "met": met}]}))
+    return chat(json.dumps({"answer_1": {"criterion_1": {"reason": "so", "met": met}}}))
 
 
 def test_a_rubric_asks_a_teacher_once_for_each_answer_and_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

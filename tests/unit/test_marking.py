@@ -138,9 +138,9 @@ def test_a_teacher_that_answers_nothing_is_asked_for_no_rubric(tmp_path: Path):
 
 def test_the_order_that_the_judge_sees_depends_on_step_and_prompt(tmp_path: Path):
     answers = [f"answer {n}" for n in range(6)]
-    rows = [{"answer": n, "criterion": 1, "reason": "", "met": n <= 2} for n in range(1, 7)]
+    marks = {f"answer_{n}": {"criterion_1": {"reason": "", "met": n <= 2}} for n in range(1, 7)}
     seen: dict[str, list[str]] = {}
-    with ScriptedServer(otherwise=chat(json.dumps({"marks": rows}))) as server:
+    with ScriptedServer(otherwise=chat(json.dumps(marks))) as server:
         for shuffle in ("", "0:1:p", "0:2:p", "0:1:q"):
             found, _ = asked(
                 f"{server.url}/v1",
@@ -157,7 +157,7 @@ def test_the_order_that_the_judge_sees_depends_on_step_and_prompt(tmp_path: Path
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_a_reply_has_room_for_its_marks_with_every_provider(provider: str, tmp_path: Path):
-    reply = json.dumps({"marks": []})
+    reply = json.dumps({})
     with ScriptedServer(otherwise=(chat if provider == "openai" else messages)(reply)) as server:
 
         async def work() -> None:

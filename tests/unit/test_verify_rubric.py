@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from scripted_server import Answer, ScriptedServer, chat, error
 from verdicts import RIGHT, Said, prompt, said, wrong
 
@@ -76,8 +77,10 @@ def test_it_abstains_with_its_judge(criteria: Criteria):
 
 
 def marks(rows: Sequence[tuple[int, int, bool]]) -> Answer:
-    keys = ("answer", "criterion", "met")
-    return chat(json.dumps({"marks": [{**dict(zip(keys, row, strict=True)), "reason": "r"} for row in rows]}))
+    found: dict[str, dict[str, Any]] = {}
+    for answer, criterion, met in rows:
+        found.setdefault(f"answer_{answer}", {})[f"criterion_{criterion}"] = {"reason": "r", "met": met}
+    return chat(json.dumps(found))
 
 
 def asked(reply: Answer, answers: Sequence[str], path: Path, criteria: Criteria) -> tuple[list[Any], list[str]]:
@@ -120,11 +123,10 @@ def test_the_order_of_the_answers_changes_neither_the_request_nor_the_marks(tmp_
 FULL = [(1, place, True) for place in (1, 2, 3)]
 UNREADABLE: dict[str, Answer] = {
     "prose": chat("All criteria are met."),
-    "no marks": chat('{"marks": []}'),
+    "no marks": chat('{"answer_1": []}'),
     "one missing": marks(FULL[:2]),
     "one of no criterion": marks([*FULL[:2], (1, 4, True)]),
-    "contradicts itself": marks([*FULL, (1, 1, False)]),
-    "met is a word": chat('{"marks": [{"answer": 1, "criterion": 1, "reason": "", "met": "yes"}]}'),
+    "met is a word": marks([*FULL[:2], (1, 3, "yes")]),  # pyright: ignore[reportArgumentType]
     "nested too deeply": chat("[" * 100_000),
 }
 
@@ -143,9 +145,20 @@ def test_a_judge_that_refuses_or_fails_is_an_abstention(tmp_path: Path, criteria
     assert failed == [Abstain(reason="HTTP 400 some_error: too long")] * 2
 
 
-def test_marks_may_come_in_any_order_and_twice_the_same(tmp_path: Path, criteria: Criteria):
-    found, _ = asked(marks([(1, 3, False), (1, 1, True), (1, 2, True), (1, 1, True)]), ["Hi"], tmp_path, criteria)
+def test_marks_may_come_in_any_order(tmp_path: Path, criteria: Criteria):
+    found, _ = asked(marks([(1, 3, False), (1, 1, True), (1, 2, True)]), ["Hi"], tmp_path, criteria)
     assert [mark.met for mark in found[0]] == [True, True, False]
+
+
+def test_the_schema_leaves_out_no_mark(tmp_path: Path, criteria: Criteria):
+    _, requests = asked(marks(FULL), ["Hi", "Ho"], tmp_path, criteria)
+    schema = json.loads(requests[0])["response_format"]["json_schema"]["schema"]
+    whole = {f"answer_{n}": {f"criterion_{k}": {"reason": "", "met": True} for k in (1, 2, 3)} for n in (1, 2)}
+    check = Draft202012Validator(schema)
+    assert check.is_valid(whole)
+    assert not check.is_valid({"answer_1": whole["answer_1"]})
+    assert not check.is_valid(whole | {"answer_2": {}})
+    assert not check.is_valid(whole | {"answer_3": whole["answer_1"]})
 
 
 @pytest.mark.parametrize(
