@@ -57,7 +57,13 @@ def collect(
         return await demonstrations(teacher, missing)
 
     async def work() -> tuple[list[Demonstration], dict[str, Any]]:
-        teacher = Teacher.from_config(resolved.teacher, mode=mode, replay=replay, templates=resolved.task.templates)
+        teacher = Teacher.from_config(
+            resolved.teacher,
+            mode=mode,
+            replay=replay,
+            templates=resolved.task.templates,
+            answer_options=resolved.answer_options,
+        )
         async with teacher:
             asking = ask(teacher)
             what, total = "asking for demonstrations", len(missing)

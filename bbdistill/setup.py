@@ -180,7 +180,7 @@ def _scorer(config: RunConfig, teacher: Teacher, *, given: Container[str]) -> Sc
     if config.recipe not in ("kd", "opd"):
         return NoScorer()
     if config.distill.scores == "own":
-        return OwnScorer(teacher, top_k=config.distill.top_k, given=given)
+        return OwnScorer(teacher, given=given)
     return GivenScorer(teacher, top_k=config.distill.top_k)
 
 

@@ -95,7 +95,12 @@ async def _connected(
     local: InProcess | None,
 ) -> Asked:
     connection = connect(config.teacher, mode=mode, replay=replay, local=local)
-    teacher = Teacher.from_config(config.teacher, templates=config.task.templates, connection=connection)
+    teacher = Teacher.from_config(
+        config.teacher,
+        templates=config.task.templates,
+        answer_options=config.answer_options,
+        connection=connection,
+    )
     try:
         return await _ask(teacher, prompts, on_event, stop)
     finally:

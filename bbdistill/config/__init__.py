@@ -6,7 +6,7 @@ The tables are in `models.py`, `task.py` and `training.py`.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -94,6 +94,13 @@ class RunConfig(Section):
         if self.student is None:
             raise ConfigError('the config has no `[student]` table; add one with `model = "<hub id or directory>"`')
         return self.student
+
+    @property
+    def answer_options(self) -> dict[str, Any]:
+        """What goes into the body of a request for an answer: with `distill.scores = "own"`, a wish for log-probs."""
+        if self.recipe != "kd" or self.distill.scores != "own" or self.teacher.is_local:
+            return {}
+        return {"logprobs": True, "top_logprobs": min(self.distill.top_k, 20)}
 
     @property
     def judge_config(self) -> TeacherConfig:

@@ -80,7 +80,10 @@ class _Lane:
             raise ReplayMiss("the request goes out in a batch")
 
         connection = connect_to(note, config)
-        teacher = Teacher.from_config(config, templates=self._teacher.templates, connection=connection)
+        like = self._teacher
+        teacher = Teacher.from_config(
+            config, templates=like.templates, answer_options=like.answer_options, connection=connection
+        )
         for prompt in prompts:
             with suppress(ReplayMiss):
                 await teacher.demonstrate(prompt, purpose=purpose)

@@ -11,7 +11,9 @@ from bbdistill.types import Abstain, Judgement, Preference, Verdict
 def teacher_and_judge(config: RunConfig, connection: Connection) -> tuple[Teacher, Teacher]:
     """Both on one connection, which the caller opened and closes; one and the same where there is no `[judge]`."""
     templates = config.task.templates
-    teacher = Teacher.from_config(config.teacher, templates=templates, connection=connection)
+    teacher = Teacher.from_config(
+        config.teacher, templates=templates, answer_options=config.answer_options, connection=connection
+    )
     if connection.judge is None:
         return teacher, teacher
     beside = replace(connection, provider=connection.judge)

@@ -67,13 +67,12 @@ class GivenScorer:
 class OwnScorer:
     """A server that gives the likeliest tokens of what it writes: its own demonstrations alone can be scored.
 
-    `answer_options` make the teacher ask for them with every demonstration; scoring one is the same request again,
-    which the record answers. Nothing is asked about the prompts in `given`, whose answers came with the data.
+    Its `answer_options` ask for them with every demonstration; scoring one is the same request again, which the record
+    answers. Nothing is asked about the prompts in `given`, whose answers came with the data.
     """
 
-    def __init__(self, teacher: Teacher, *, top_k: int, given: Container[str]) -> None:
+    def __init__(self, teacher: Teacher, *, given: Container[str]) -> None:
         self._teacher, self._given = teacher, given
-        teacher.answer_options = {"logprobs": True, "top_logprobs": min(top_k, 20)}
         self._template = load_template("demonstrate", teacher.templates)
 
     async def score(self, answers: Sequence[tuple[Prompt, str]]) -> Sequence[Scores | Abstain]:

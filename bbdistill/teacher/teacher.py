@@ -65,6 +65,7 @@ class Teacher:
         mode: CacheMode = "auto",
         replay: str | None = None,
         templates: Path | None = None,
+        answer_options: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self.config = teacher_config(model=model, cache=Path(cache), **settings)
@@ -75,7 +76,7 @@ class Teacher:
         self.ledger = Ledger()
         self._templates = {name: load_template(name, templates) for name in _VERBS}
         self._structured = Structured()
-        self.answer_options: dict[str, Any] = {}
+        self.answer_options = dict(answer_options or {})
         """What goes into the body of a request for an answer, beside the conversation."""
 
     @classmethod
@@ -86,10 +87,13 @@ class Teacher:
         mode: CacheMode = "auto",
         replay: str | None = None,
         templates: Path | None = None,
+        answer_options: Mapping[str, Any] | None = None,
         connection: Connection | None = None,
     ) -> "Teacher":
         """The teacher of a run's config; on a connection that the run has opened, and closes, if one is given."""
-        teacher = cls(**config.model_dump(), mode=mode, replay=replay, templates=templates)
+        teacher = cls(
+            **config.model_dump(), mode=mode, replay=replay, templates=templates, answer_options=answer_options
+        )
         teacher._connection = connection
         return teacher
 

@@ -1,6 +1,6 @@
 """A teacher that weighs its requests instead of sending them: each is made as it would be sent, and goes nowhere."""
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,15 @@ class Weight:
 class Scale:
     """Stands where the network would be. `teacher` has the usual verbs; what they ask is weighed, not answered."""
 
-    def __init__(self, config: TeacherConfig, *, templates: Path | None) -> None:
+    def __init__(
+        self, config: TeacherConfig, *, templates: Path | None, answer_options: Mapping[str, Any] | None = None
+    ) -> None:
         self._id = config.id
         self._weighed: list[Weight] = []
-        self.teacher = Teacher.from_config(config, templates=templates, connection=connect_to(self, config))
+        connection = connect_to(self, config)
+        self.teacher = Teacher.from_config(
+            config, templates=templates, answer_options=answer_options, connection=connection
+        )
 
     async def __call__(self, call: Call, /) -> Reply:
         key = keys.key(keys.canonical(call, self._id))

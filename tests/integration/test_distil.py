@@ -12,6 +12,7 @@ from test_run import metrics_of
 import bbdistill
 from bbdistill.config import CacheMode
 from bbdistill.errors import ConfigError, RunError
+from bbdistill.estimate import estimate
 
 NO_FEEDBACK = "preferences = 2\ncorrections = 2"
 
@@ -126,6 +127,8 @@ def test_a_server_gives_the_likeliest_tokens_of_what_it_writes(tiny_student: Pat
         config.write_text(config.read_text().replace(NO_FEEDBACK, ""))
         run_stopped_and_replayed(config, tmp_path, 'distill.scores="own"', after=3)
         asked = [json.loads(body) for body in teacher.asked if '"logprobs"' in body]
+    known = estimate(config, overrides=('distill.scores="own"',)).lines[0]
+    assert known.cached == known.calls[1] > 0  # the requests that it weighs are those that were sent
     assert {body["top_logprobs"] for body in asked} == {20}
     rows, found = metrics_of(tmp_path / "whole"), divergences(tmp_path / "whole")
     assert found[-1] < found[0]

@@ -96,15 +96,17 @@ def test_a_batch_answers_as_if_asked_one_by_one(provider: str, tmp_path: Path):
 def test_what_is_submitted_is_what_would_be_sent_live(provider: str, tmp_path: Path):
     long = [as_prompt([{"role": "system", "content": "rule " * 300}, {"role": "user", "content": "hi"}])]
     with batch_server(provider) as server:
-        ask(server, tmp_path / "batch", long, temperature=0.5)
+        wish = {"openai": {"top_p": 0.9}, "anthropic": {"stop_sequences": ["\n"]}}[provider]
+        more: dict[str, Any] = {"temperature": 0.5, "answer_options": wish}
+        ask(server, tmp_path / "batch", long, **more)
 
         async def live() -> None:
-            model = f"{provider}:m"
-            async with Teacher(model, base_url=server.base_url, cache=tmp_path / "t.db", temperature=0.5) as teacher:
+            async with Teacher(f"{provider}:m", base_url=server.base_url, cache=tmp_path / "t.db", **more) as teacher:
                 await teacher.demonstrate(long[0])
 
         asyncio.run(live())
     assert list(server.batches[0].requests.values()) == server.live
+    assert wish.items() <= server.live[0].items()
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
