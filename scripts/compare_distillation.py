@@ -128,8 +128,8 @@ def measure(folder: Path) -> None:
     missing = [file for file in sorted((folder / "kept").glob("*/*.pt")) if not file.with_suffix(".json").is_file()]
     if not missing:
         return
-    config = load_config(folder / "sft-0.toml")
-    said = _answers(folder)
+    finished = min((folder / "runs").glob("*/report.json")).parent  # the teacher's answers are the same in all
+    config, said = load_config(folder / f"{finished.name}.toml"), _answers(finished)
     prompts = [prompt for prompt in load_task(config).test if prompt.id in said][:MEASURED_ON]
     student, _ = open_student(config)
     rows = [text_row(student.base, prompt.messages, said[prompt.id]) for prompt in prompts]
@@ -148,9 +148,9 @@ def _divergence(student: Student, teacher: Sequence[Tensor], rows: Sequence[Row]
     return total / tokens
 
 
-def _answers(folder: Path) -> dict[str, str]:
+def _answers(run: Path) -> dict[str, str]:
     """The teacher's answers to the test, by prompt id."""
-    lines = (folder / "runs" / "sft-0" / "evaluation.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (run / "evaluation.jsonl").read_text(encoding="utf-8").splitlines()
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return {row["id"]: row["completion"] for row in rows if row["model"] == "teacher" and row["completion"]}
 

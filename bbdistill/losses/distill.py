@@ -59,20 +59,15 @@ def _kl(of: Tensor, to: Tensor) -> Tensor:
     return (of.exp() * (of - to)).sum(1)
 
 
-def sorted_term(student: Tensor, teacher: Tensor, student_mask: Tensor, teacher_mask: Tensor) -> Tensor:
-    """(N,) the distance between two sets of outcomes that cannot be matched, from 0 to 2.
+def sorted_term(student: Tensor, teacher: Tensor) -> Tensor:
+    """(N,) the distance between outcomes that cannot be matched, from 0 to 2.
 
-    Of the student (N, R) and the teacher (N, S), log-probs and masks. The probabilities of each are sorted, the
-    greatest first, the shorter list is filled with 0, and the absolute differences are summed (ULD, arXiv 2402.12030).
+    Log-probs (N, R): the teacher's, -inf where there are fewer, and at least as many of the student's likeliest. Both
+    are sorted, the greatest first, and the absolute differences of the probabilities are summed (ULD, arXiv
+    2402.12030), as far down as the teacher's go: what else the student might say is in the tail.
     """
-    ours, theirs = _sorted(student, student_mask), _sorted(teacher, teacher_mask)
-    missing = theirs.shape[1] - ours.shape[1]
-    ours, theirs = (torch.nn.functional.pad(p, (0, max(m, 0))) for p, m in ((ours, missing), (theirs, -missing)))
-    return (ours - theirs).abs().sum(1)
-
-
-def _sorted(logprobs: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask > 0, logprobs, -torch.inf).exp().sort(dim=1, descending=True).values
+    ours, theirs = (each.exp().sort(dim=1, descending=True).values for each in (student, teacher))
+    return torch.where(theirs > 0, (ours - theirs).abs(), 0).sum(1)
 
 
 def distill_loss(

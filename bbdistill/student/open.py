@@ -21,6 +21,8 @@ def open_student(config: RunConfig) -> tuple[Student, Discriminator | NoDiscrimi
             f"the tokenizer of `{base.name}` cannot say which characters its tokens hold, which `process` needs to "
             "weigh the corrected part alone; use a student with a fast tokenizer, or the recipe `isft`"
         )
+    if config.recipe in ("kd", "opd"):
+        _ = base.chat.spelling  # a tokenizer that it cannot read is refused before anything is paid for
     judged = config.rewarded and config.reward.discriminator > 0
     more = (
         *((DISCRIMINATOR, TRIPWIRE) if judged else ()),

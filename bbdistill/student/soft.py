@@ -75,7 +75,7 @@ def _outcomes(
 ) -> tuple[tuple[tuple[int, float], ...], tuple[float, ...]]:
     """The likeliest tokens and the one that was said, by the student's ids; then those that it has not."""
     others = [
-        (spelling.end if piece is None else spelling.token(piece, first=first), logprob)
+        (spelling.end if piece is None or piece in spelling.end_texts else spelling.token(piece, first=first), logprob)
         for piece, logprob in token.top
         if piece != token.piece
     ]
@@ -133,10 +133,7 @@ class DistillTerm:
         student = torch.where(given.single.unsqueeze(1), logprobs[given.first, :outcomes], texts.unsqueeze(1))
         if not given.rest.shape[1]:
             return student, None
-        mine = logprobs[given.first, outcomes:]
-        there = torch.isfinite(given.rest)
-        apart = sorted_term(mine, given.rest, there.any(1, keepdim=True).expand_as(mine), there)
-        return student, apart
+        return student, sorted_term(logprobs[given.first, outcomes:], given.rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

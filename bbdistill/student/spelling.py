@@ -60,6 +60,8 @@ class Spelling:
         self._apart = re.compile(f"([{_BROKEN}{'' if self._byte_level else SPACE}])")
         self._tokens: dict[int, str] = {id: token for token, id in backend.get_vocab(with_added_tokens=True).items()}
         added = backend.get_added_tokens_decoder()
+        self.end_texts = frozenset(self._tokens[id].encode() for id in self._ends if id in self._tokens)
+        """How a server names the end of a turn, if it has the same token for it."""
         self._special = self._ends | {id for id, token in added.items() if token.special}
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:

@@ -197,23 +197,23 @@ def test_a_call_without_a_unit_is_0():
 
 
 def test_sorted_term_by_hand():
-    student, teacher = logs(0.1, 0.3, 0.9), logs(0.25, 0.05, 0.2, 0.6)
-    found = sorted_term(student, teacher, double([[1, 1, 0]]), double([[1, 1, 1, 0]]))
-    assert found.item() == pytest.approx(abs(0.3 - 0.25) + abs(0.1 - 0.2) + 0.05)
-    other = sorted_term(teacher, student, double([[1, 1, 1, 0]]), double([[1, 1, 0]]))
-    assert other.item() == pytest.approx(found.item())
+    student, teacher = logs(0.1, 0.3, 0.2), logs(0.05, 0.25, 0.0)
+    found = sorted_term(student, teacher)
+    assert found.item() == pytest.approx(abs(0.3 - 0.25) + abs(0.2 - 0.05))  # two against the two likeliest
 
 
-def test_sorted_term_is_blind_to_order_padding_and_what_is_masked():
-    student, teacher = distributions(9, 4, seed=0).requires_grad_(), distributions(9, 6, seed=1)
-    ours, theirs = torch.ones(9, 4), torch.ones(9, 6)
-    found = sorted_term(student, teacher, ours, theirs)
+def test_sorted_term_is_blind_to_order_and_padding():
+    student, teacher = distributions(9, 6, seed=0).requires_grad_(), distributions(9, 4, seed=1)
+    empty = torch.full((9, 2), -torch.inf, dtype=teacher.dtype)
+    wide = torch.cat([teacher, empty], 1)
+    found = sorted_term(student, wide)
     slope = gradient(found.sum(), student)
-    wide = torch.cat([teacher[:, [3, 0, 5, 1, 4, 2]], torch.full((9, 2), math.nan)], 1)
-    other = sorted_term(student[:, [2, 0, 3, 1]], wide, ours, torch.cat([theirs, torch.zeros(9, 2)], 1))
+    other = sorted_term(student[:, [2, 5, 0, 4, 3, 1]], torch.cat([empty, teacher[:, [3, 0, 2, 1]]], 1))
     torch.testing.assert_close(other, found)
     torch.testing.assert_close(gradient(other.sum(), student), slope)
-    assert sorted_term(student, teacher, 0 * ours, 0 * theirs).tolist() == [0.0] * 9
+    # As if there had been room for four only, which is so where other units of the micro-batch have fewer.
+    torch.testing.assert_close(sorted_term(student.sort(1, descending=True).values[:, :4], teacher), found)
+    assert sorted_term(student, torch.full_like(student, -torch.inf)).tolist() == [0.0] * 9
 
 
 def test_merged_log_probs_are_the_sums_of_their_tokens():

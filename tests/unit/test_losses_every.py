@@ -47,7 +47,8 @@ def dpo(given: Given) -> LossOutput:
 def distill(given: Given, kind: Divergence) -> LossOutput:
     """Rows are units, columns outcomes."""
     student, teacher, mask = given["a"] - 2, given["b"] - 2, given["a_mask"]
-    rest = 0.3 * sorted_term(student, teacher, mask, mask)
+    absent = torch.full_like(teacher, -torch.inf)
+    rest = 0.3 * sorted_term(torch.where(mask > 0, student, absent), torch.where(mask > 0, teacher, absent))
     return distill_loss(student, teacher, mask, total_units=7, kind=kind, beta=0.3, weights=given["weights"], rest=rest)
 
 

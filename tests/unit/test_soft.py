@@ -1,6 +1,7 @@
 """The distillation term on the tiny student, held against whole distributions; and which outcomes a unit has."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,14 @@ from student_fixtures import prompts, tiny_config, tiny_student
 from torch import Tensor
 
 from bbdistill.config.training import DistillConfig
+from bbdistill.student import soft
 from bbdistill.student.model import load_base
 from bbdistill.student.open import open_student
 from bbdistill.student.scores import score_rows, text_row
 from bbdistill.student.soft import SURE, SoftUnit, soft_units
 from bbdistill.student.student import Student
 from bbdistill.student.tree import Row
-from bbdistill.types import DistillExample, ScoredToken
+from bbdistill.types import DistillExample, Prompt, ScoredToken
 
 TEXT = '{"number": 17}'
 
@@ -143,6 +145,39 @@ def test_a_student_whose_teacher_scores_no_ends_comes_to_an_end(student: Student
     for _ in range(60):
         student.update([], [], [], examples, learning_rate=1e-2)
     assert student.answer(asked) == texts
+
+
+def test_neighbours_in_a_micro_batch_change_nothing(student: Student, monkeypatch: pytest.MonkeyPatch):
+    """One text whose teacher names one token that the student has not, and one whose teacher names six."""
+
+    def example(prompt: Prompt, *strange: float) -> DistillExample:
+        spelling = student.base.chat.spelling
+        pieces = spelling.pieces(student.base.chat.completion_ids(prompt.messages, "number Q"))[:-1]
+        rest = tuple((b"zz%d" % n, math.log(p)) for n, p in enumerate(strange))
+        scored = tuple(ScoredToken(piece=p, logprob=math.log(0.5), top=((p, math.log(0.5)), *rest)) for p in pieces)
+        return DistillExample(prompt=prompt, completion="number Q", scored=scored)
+
+    one, other = prompts(2)
+    examples = [example(one, 0.2), example(other, 0.1, 0.08, 0.07, 0.06, 0.05, 0.04)]
+    together = student.update([], [], [], examples, learning_rate=0.0)
+
+    def alone(_: object, groups: Sequence[object]) -> list[list[int]]:
+        return [[index] for index in range(len(groups))]
+
+    monkeypatch.setattr(soft, "micro_batches", alone)
+    apart = student.update([], [], [], examples, learning_rate=0.0)
+    for name in ("distill/loss", "distill/kl", "optim/grad_norm"):
+        assert together[name] == pytest.approx(apart[name], rel=1e-4), name
+
+
+def test_a_server_names_the_end_of_a_turn_by_its_text(student: Student):
+    chat = student.base.chat
+    ids = chat.completion_ids(prompts(1)[0].messages, "Q")
+    piece = chat.spelling.piece(ids[0])
+    scored = [ScoredToken(piece=piece, logprob=-0.5, top=((piece, -0.5), (b"<|im_end|>", -1.0)))]
+    (unit,) = soft_units(ids[:1], scored, chat.spelling, whole=False)
+    assert unit.outcomes == ((ids[0], -0.5), (chat.spelling.end, -1.0))
+    assert unit.rest == ()
 
 
 def test_two_tokenizers_and_what_the_student_cannot_say(student: Student):
