@@ -68,7 +68,7 @@ class Asking:
     async def scoring(self) -> Batch:
         """The request of a demonstration with the answer behind it; one token is said in reply."""
         one = await self._one(self._teacher, lambda teacher, prompt: teacher.demonstrate(prompt), self._draft)
-        return replace(one, room=1)
+        return replace(one, room=1, template="")  # what a demonstration took says nothing of it
 
     async def strategising(self, revisions: int) -> Batch:
         """From what was said of each revision by the verifier and by the teacher."""

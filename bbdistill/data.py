@@ -192,7 +192,7 @@ def _message(message: Any) -> Message:
                 f"has a message whose `content` is a list with {_kind(part)} in it; expected text, or a list of parts "
                 'such as {"type": "text", "text": "..."}'
             )
-    return fields
+    return {**fields, "content": content}
 
 
 def _completion(given: Any) -> str | None:

@@ -97,7 +97,7 @@ def estimate_task(config: RunConfig, task: Task) -> Estimate:
 class _Estimator:
     def __init__(self, config: RunConfig, task: Task, store: Store | None) -> None:
         self._config, self._task, self._store = config, task, store
-        self._scale = Scale(config.teacher, templates=config.task.templates)
+        self._scale = Scale(config.teacher, templates=config.task.templates, answer_options=config.answer_options)
         self._judge = Scale(config.judge_config, templates=config.task.templates)
         self._asking = Asking(config, task, self._scale, self._judge)
         self._seen: set[str] = set()
@@ -164,12 +164,11 @@ class _Estimator:
         return self._line("corrections", parts)
 
     async def _scored(self, stages: Sequence[Stage]) -> Line:
-        """What is asked about the tokens of texts: a demonstration's once, a rollout's each time."""
-        once, drawn = {name for stage in stages if stage.distils == "demonstrations" for name in stage.ids}, 0
-        for stage in stages:
-            if stage.distils == "rollouts":
-                drawn += stage.steps * stage.prompts * stage.group_size
-        return self._line("scores", [(await self._asking.scoring()).times((len(once), len(once) + drawn))])
+        """What is asked about the tokens of texts: a demonstration's once, if it is kept, a rollout's each time."""
+        shown = demonstrated(self._config, [prompt.id for prompt in self._task.train], self._task.demonstrations)
+        once = prompts_used(self._stages, self._config.train.seed, shown, distilled=True)
+        drawn = sum(s.steps * s.prompts * s.group_size for s in stages if s.distils == "rollouts")
+        return self._line("scores", [(await self._asking.scoring()).times((0, len(once) + drawn))])
 
     def _demonstrated(self) -> list[tuple[Prompt, int]]:
         """Prompts and samples that are asked: those the stages use; without a student, the whole file."""

@@ -86,6 +86,16 @@ def test_a_run_asks_about_its_rollouts_too(config: Path) -> None:
     assert line(found, "preferences").input_tokens[1] > 30 * 2 * 512
 
 
+def test_what_is_scored_is_what_the_stage_shows(config: Path) -> None:
+    """Steps that show two prompts each, and none of them surely: an answer may be left out."""
+    student = ('student.model="any"', "recipe=kd", "train.steps=2", "train.prompts_per_step=2", "train.warmup_max=0")
+    found = estimate(config, overrides=(*PRICED, *student))
+    assert line(found, "scores").calls == (0, 4)
+    assert line(found, "scores").output_tokens == (0, 4)  # a token of reply each, however long the answer is
+    after = estimate(config, overrides=(*PRICED, *student[:-1], "train.warmup_max=1"))
+    assert line(after, "scores").calls == (0, 4)
+
+
 def test_a_rubric_and_advice_are_asked_for_step_by_step(config: Path) -> None:
     student = ('student.model="any"', "student.max_new_tokens=64", "train.steps=3", "train.prompts_per_step=2")
     small = (*PRICED, *student, "train.group_size=4", "train.warmup_max=1")

@@ -11,10 +11,10 @@ from scripted_server import Answer, ScriptedServer, chat
 
 import bbdistill
 from bbdistill.config import RunConfig
-from bbdistill.configfile import parse_config
+from bbdistill.configfile import parse_config, teacher_config
 from bbdistill.errors import BudgetExceeded, ConfigError
 from bbdistill.teacher.ask import Feedback, Questions, ask
-from bbdistill.teacher.connect import connect
+from bbdistill.teacher.connect import connect, ready
 from bbdistill.teacher.judge import teacher_and_judge
 from bbdistill.teacher.ledger import Ledger
 from bbdistill.teacher.scorer import NoScorer
@@ -155,3 +155,17 @@ def test_the_judge_has_no_store_and_no_cap_of_its_own(key: str, tmp_path: Path):
     }
     with pytest.raises(ConfigError, match=f"unknown key `judge.{key}`"):
         parse_config(raw, where="test", base=tmp_path)
+
+
+@pytest.mark.parametrize("purpose", ["preferences", "corrections", "rubric"])
+def test_a_cap_on_what_a_judge_is_asked_needs_its_price(purpose: str, tmp_path: Path):
+    priced = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 1.0}
+    asked = {"base_url": "http://127.0.0.1:9/v1", "api_key_cmd": "echo key", "cache": tmp_path / "t.db"}
+    teacher = teacher_config(model="openai:teacher", max_usd_by={purpose: 1.0}, **asked, **priced)
+    for price in (priced, {}):
+        judge = teacher_config(model="openai:judge", **asked, **price)
+        if price:
+            ready(teacher, judge=judge, mode="auto")
+            continue
+        with pytest.raises(ConfigError, match="no price is known for `openai:judge`"):
+            ready(teacher, judge=judge, mode="auto")
