@@ -30,7 +30,7 @@ class Pool:
     rows: list[tuple[int, RankedPair]] = field(default_factory=list[tuple[int, RankedPair]])
 
     def draw(self, fresh: int, fraction: float, *, step: int, seed: int) -> list[RankedPair]:
-        """So many pairs that they are `fraction` of all, as far as there are so many; each weighs as a fresh one."""
+        """So many pairs that they are `fraction` of all, as far as there are so many; each weighs as when fresh."""
         count = min(round(fresh * fraction / (1 - fraction)), len(self.rows))
         drawn = random.Random(f"{seed}:{step}:pool").sample(self.rows, count)
         return [replace(pair, source="pool") for _, pair in drawn]
@@ -46,15 +46,16 @@ class Pool:
 
     def state(self) -> list[list[Any]]:
         return [
-            [step, pair.prompt.id, [dict(message) for message in pair.prompt.messages], pair.chosen, pair.rejected]
-            for step, pair in self.rows
+            [step, p.prompt.id, [dict(message) for message in p.prompt.messages], p.chosen, p.rejected, p.weight]
+            for step, p in self.rows
         ]
 
     def load_state(self, state: Sequence[Sequence[Any]]) -> None:
-        self.rows = [
-            (step, RankedPair(prompt=Prompt(id=name, messages=tuple(said)), chosen=a, rejected=b, source="teacher"))
-            for step, name, said, a, b in state
-        ]
+        self.rows = []
+        for step, name, said, chosen, rejected, weight in state:
+            prompt = Prompt(id=name, messages=tuple(said))
+            pair = RankedPair(prompt=prompt, chosen=chosen, rejected=rejected, source="teacher", weight=weight)
+            self.rows.append((step, pair))
 
 
 def running(before: float, accuracy: float | None) -> float:

@@ -37,7 +37,10 @@ def evenly(rollouts_P_G: Rollouts, rewards: Rewards, feedback: Feedback) -> Cred
 
 
 class ByCorrection:
-    """Of corrected rollouts, the tokens that an accepted correction changed."""
+    """Of corrected rollouts that are worse than their group, the tokens that an accepted correction changed.
+
+    Of one that is better, that much credit would be for what the correction took out.
+    """
 
     def __init__(self, touched: Touched) -> None:
         self._touched = touched
@@ -48,6 +51,7 @@ class ByCorrection:
             magnitudes={
                 spots[id(c.rollout)]: self._touched(c.rollout, edited(c.rollout.completion, c.text))
                 for c in feedback.accepted
+                if rewards.advantages_P_G[spots[id(c.rollout)][0]][spots[id(c.rollout)][1]] < 0
             }
         )
 

@@ -58,7 +58,7 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, Answers]:
 
     found = {"teacher": evaluate.judge("teacher", prompts, taught, check), "base": measured("base", adapter=False)}
     student.load_adapter_state(state.sft)
-    student.tags = False  # strategies come after demonstrations
+    student.tags = state.sft_tags
     begun = state.sft_step or run.config.require_student().adapter
     found["sft"] = measured("sft", adapter=True) if begun else replace(found["base"], name="sft")
     if state.best_step == state.sft_step:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, TypeAlias
 
-from bbdistill.objectives import TOO_LONG, Fits, Rollouts, declines, passed
+from bbdistill.objectives import Rollouts, declines, passed
 from bbdistill.teacher.ask import Feedback
 from bbdistill.types import Abstain, Correction, Demonstration, Prompt, SetAside, SFTExample, Verdict, Verify
 
@@ -106,7 +106,6 @@ def from_corrections(
     verdicts_P_G: Sequence[Sequence[Verdict | Abstain]],
     feedback: Feedback,
     *,
-    fits: Fits,
     nll: Nll,
 ) -> Gathered:
     """Drafts that passed and corrections that were accepted; all else is set aside.
@@ -127,8 +126,8 @@ def from_corrections(
             lessons[rollout.prompt.id] = (SFTExample(prompt=rollout.prompt, text=rollout.completion),)
     for correction in feedback.corrections:
         rollout = correction.rollout
-        if not correction.accepted_by or not fits(rollout.prompt, correction.text):
-            why, told = correction.refused or TOO_LONG, correction.reason
+        if not correction.accepted_by:
+            why, told = correction.refused, correction.reason
             aside.append(SetAside(rollout=rollout, text=correction.text, reason=why, feedback=told))
             continue
         accepted.append(correction)

@@ -105,5 +105,7 @@ def leak(completion: str, told: Set[Words], prompt: Prompt) -> float:
 
 def leak_metrics(rollouts_P_G: Sequence[Sequence[Rollout]], told: Set[Words]) -> dict[str, float]:
     """Mean over the rollouts, held against the runs of all advice that was given before them; none where none was."""
+    if not told:
+        return {}
     found = [leak(rollout.completion, told, rollout.prompt) for group in rollouts_P_G for rollout in group]
-    return {"coach/leak": sum(found) / len(found)} if told and found else {}
+    return {"coach/leak": sum(found) / len(found)} if found else {}

@@ -96,10 +96,17 @@ def choose_coached(
     verifier cannot tell apart, which have no advantage where nothing else is rewarded. Of equally bad ones, one of
     every prompt comes before a second of any.
     """
-    turns = [[float(i) for i in range(len(rollouts_G))] for rollouts_G in rollouts_P_G]
-    worst = choose_corrections(rollouts_P_G, verdicts_P_G, turns, None)
+    level_scores = [[0.0] * len(rollouts_G) for rollouts_G in rollouts_P_G]
+    worst = choose_corrections(rollouts_P_G, verdicts_P_G, level_scores, None)
     differ = list(map(distinct, rollouts_P_G)) if level else list(map(told_apart, verdicts_P_G))
-    return [(p, i) for p, i in worst if differ[p] and rollouts_P_G[p][i].stop_reason == "stop"][:count]
+    ranked: list[tuple[float, int, Spot]] = []
+    turns = Counter[int]()
+    for p, i in worst:
+        if differ[p] and rollouts_P_G[p][i].stop_reason == "stop":
+            verdict = verdicts_P_G[p][i]
+            ranked.append((verdict.score if isinstance(verdict, Verdict) else 1.0, turns[p], (p, i)))
+            turns[p] += 1
+    return [spot for _, _, spot in sorted(ranked)][:count]
 
 
 def distinct(rollouts_G: Sequence[Rollout]) -> bool:
@@ -147,17 +154,22 @@ def ranked_pairs(
     preferences: Sequence[Preference],
     accepted: Sequence[Correction],
 ) -> list[RankedPair]:
-    """teacher > student, preferred > other, correction > original; each once, equal texts never.
+    """teacher > student, preferred > other, correction > original; each once, by the first of these; equal texts never.
 
-    A preference weighs as much as it was strong.
+    An answer of the student weighs as often as it was drawn, so that what it is likely to say counts (GAD's mean over
+    the group), a preference as much as it was strong.
     """
+    drawn = Counter((r.prompt.id, r.completion) for r in itertools.chain(*rollouts_P_G))
     everything = [
         *(
             RankedPair(
-                prompt=r.prompt, chosen=demonstrations[r.prompt.id].completion, rejected=r.completion, source="teacher"
+                prompt=r.prompt,
+                chosen=demonstrations[r.prompt.id].completion,
+                rejected=r.completion,
+                source="teacher",
+                weight=float(drawn[r.prompt.id, r.completion]),
             )
-            for rollouts_G in rollouts_P_G
-            for r in rollouts_G
+            for r in itertools.chain(*rollouts_P_G)
             if r.prompt.id in demonstrations
         ),
         *(
@@ -169,8 +181,21 @@ def ranked_pairs(
             for c in accepted
         ),
     ]
-    once = {(pair.prompt.id, pair.chosen, pair.rejected): pair for pair in everything if pair.chosen != pair.rejected}
+    once: dict[tuple[str, str, str], RankedPair] = {}
+    for pair in everything:
+        if pair.chosen != pair.rejected:
+            once.setdefault((pair.prompt.id, pair.chosen, pair.rejected), pair)
     return list(once.values())
+
+
+def within(corrections: Sequence[Correction], fits: Fits) -> tuple[Correction, ...]:
+    """The same, but refused where the student could not say them."""
+    return tuple(
+        replace(c, accepted_by=None, refused=TOO_LONG)
+        if c.accepted_by is not None and not fits(c.rollout.prompt, c.text)
+        else c
+        for c in corrections
+    )
 
 
 def preference_batch(pairs: Sequence[RankedPair], rollouts_P_G: Rollouts, weight: float) -> list[RankedPair]:

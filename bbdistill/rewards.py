@@ -28,6 +28,8 @@ class Rewards:
     discriminator_version: int = 0
     shares: Mapping[str, float] = field(default_factory=dict[str, float])
     """How much of the reward's size each term makes up; they add up to 1."""
+    alike: float = 0.0
+    """Share of the groups in which no term tells one answer from another, however much it is trusted."""
 
 
 def reward(
@@ -56,7 +58,7 @@ def reward(
     values = tuple(tuple(map(sum, zip(*of_terms, strict=True))) for of_terms in zip(*weighted, strict=True))
     advantages = [center(values_G) for values_G in values]
     if policy.scale_rewards == "group":
-        advantages = [[a / (_deviation(advantages_G) + _TINY) for a in advantages_G] for advantages_G in advantages]
+        advantages = [_by_deviation(advantages_G) for advantages_G in advantages]
     if drift_P_G:
         advantages = [
             [a - policy.kl_coef * d for a, d in zip(advantages_G, center(drift_G), strict=True)]
@@ -67,6 +69,7 @@ def reward(
         advantages_P_G=tuple(map(tuple, advantages)),
         discriminator_version=discriminator_version,
         shares=_shares(dict(zip(used, weighted, strict=True))),
+        alike=_alike(list(scaled.values())),
     )
 
 
@@ -135,11 +138,9 @@ def reward_metrics(rewards: Rewards, *, learned: bool) -> dict[str, float]:
     flat = [value for values_G in rewards.values_P_G for value in values_G]
     if not flat:
         return {}
-    still = sum(all(abs(a) < NONE for a in advantages_G) for advantages_G in rewards.advantages_P_G)
     return {
-        "reward/mean": sum(flat) / len(flat),
         "reward/std": _deviation(center(flat)),
-        **({"reward/frac_zero_std": still / len(rewards.values_P_G)} if learned else {}),
+        **({"reward/frac_zero_std": rewards.alike} if learned else {}),
         "reward/discriminator_version": float(rewards.discriminator_version),
         **{f"reward/share_{name}": share for name, share in rewards.shares.items()},
     }
@@ -149,6 +150,18 @@ def _standardise(values_P_G: Values) -> list[list[float]]:
     centred_P_G = [center(values_G) for values_G in values_P_G]
     deviation = _deviation([value for values_G in centred_P_G for value in values_G])
     return [[value / (deviation + _TINY) for value in values_G] for values_G in centred_P_G]
+
+
+def _by_deviation(centred: Sequence[float]) -> list[float]:
+    """0 where the differences are rounding."""
+    deviation = _deviation(centred)
+    return [0.0 if deviation < NONE else value / (deviation + _TINY) for value in centred]
+
+
+def _alike(terms: Sequence[Values]) -> float:
+    groups = list(zip(*terms, strict=True))  # (P, terms, G)
+    equal = [all(abs(value) < NONE for values_G in group for value in center(values_G)) for group in groups]
+    return sum(equal) / len(equal) if equal else 0.0
 
 
 def _deviation(centred: Sequence[float]) -> float:

@@ -81,7 +81,7 @@ class Stage:
 
     def validates(self, done: int) -> bool:
         """Whether a validation is due after this many of the stage's steps."""
-        return self.validate_every > 0 and (done % self.validate_every == 0 or done == self.steps)
+        return self.validate_every > 0 and done > 0 and (done % self.validate_every == 0 or done == self.steps)
 
 
 def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tuple[Stage, ...]:
@@ -107,16 +107,26 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
                 )
             return (supervised,)
         case "gad" | "grpo" | "rubric" | "coach":
-            rewarded = (_discriminator(config, ids), _policy(config, ids))
+            feedback = config.feedback
+            if config.reward.discriminator and not (shown or feedback.preferences or feedback.corrections):
+                raise ConfigError(
+                    "the discriminator has nothing to learn from: no training prompt has a `completion`, and the "
+                    "teacher is asked for nothing; set `feedback.demonstrations = true`, or raise "
+                    "`feedback.preferences` or `feedback.corrections`, or set `reward.discriminator = 0`"
+                )
+            alone = _discriminator(config, ids)  # it asks for nothing, so that the answers alone can teach it
+            rewarded = (alone, _policy(config, ids)) if shown else (_policy(config, ids),)
             return tuple(stage for stage in (warmup, *rewarded) if stage.steps > 0)
         case "dpo":
-            feedback = config.feedback
-            if not (shown or feedback.preferences or feedback.corrections):
+            feedback, preference = config.feedback, _preference(config, shown or ids)
+            compared = feedback.preferences and preference.group_size > 1  # with another answer to the same prompt
+            if not (shown or compared or feedback.corrections):
                 raise ConfigError(
                     "there is nothing to prefer: no training prompt has a `completion`, and the teacher is asked for "
-                    "nothing; set `feedback.demonstrations = true`, or raise `feedback.preferences`"
+                    "nothing; set `feedback.demonstrations = true`, or raise `feedback.corrections`, or, with "
+                    '`dpo.negatives = "on_policy"`, `feedback.preferences` and `train.group_size` (2 or more)'
                 )
-            return tuple(stage for stage in (warmup, _preference(config, shown or ids)) if stage.steps > 0)
+            return tuple(stage for stage in (warmup, preference) if stage.steps > 0)
         case "kd":
             if not shown:
                 raise ConfigError(
@@ -267,13 +277,14 @@ def refill_prompts(stage: Stage, taken: Collection[str], count: int, *, step: in
     return random.Random(f"{seed}:{step}:refill:{turn}").sample(others, min(count, len(others)))
 
 
-def prompts_used(stages: Sequence[Stage], seed: int, shown: Collection[str]) -> list[str]:
-    """The prompts whose demonstrations are imitated if every stage runs to its end, each once, in order of use.
+def prompts_used(stages: Sequence[Stage], seed: int, shown: Collection[str], *, distilled: bool = False) -> list[str]:
+    """The prompts whose demonstrations are shown if every stage runs to its end, each once, in order of use.
 
-    `shown` are those that may have one: a stage with rewards takes the others too.
+    `shown` are those that may have one: a stage with rewards takes the others too. With `distilled`, those of stages
+    that have them scored.
     """
-    among = set(shown)
-    used = itertools.chain(*(names for _, names in _taken(stages, seed)))
+    among, taken = set(shown), _taken(stages, seed)
+    used = itertools.chain(*(names for stage, names in taken if stage.distils == "demonstrations" or not distilled))
     return [name for name in dict.fromkeys(used) if name in among]
 
 

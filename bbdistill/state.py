@@ -44,6 +44,8 @@ class TrainState:
     """Scores of the stage so far."""
     curve: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     """Step and score of every validation of the run."""
+    validated_step: int = 0
+    """Of the newest validation."""
     best_score: float | None = None
     """Of the best student; None where nothing can judge it, or there is none yet."""
     best_step: int = 0
@@ -62,6 +64,8 @@ class TrainState:
     """What the coach said so far, each text once: what the student must not come to quote."""
     best_tags: bool = False
     """Whether the best student answers behind empty strategy tags."""
+    sft_tags: bool = False
+    """The same of the student that is "SFT-only"."""
     best: AdapterState = field(default_factory=dict[str, Tensor])
     sft: AdapterState = field(default_factory=dict[str, Tensor])
 
@@ -86,6 +90,7 @@ class TrainState:
 
     def validated(self, score: float | None, student: Student) -> None:
         """Remembers the best student; of equals, and where there is no score, the later, which has seen more."""
+        self.validated_step = self.step
         if score is not None:
             self.validations.append(score)
             self.curve.append((self.step, score))
@@ -103,10 +108,11 @@ class TrainState:
     def close(self, stage: Stage, run: Run) -> None:
         """Ends a stage. A supervised one leaves the state that later stages must beat."""
         if stage.supervised:
-            self.sft, self.sft_step = run.student.adapter_state(), self.step
+            self.sft, self.sft_step, self.sft_tags = run.student.adapter_state(), self.step, run.student.tags
             if run.stages[-1] is not stage:
                 newest = self.validations[-1] if self.validations else None
                 self.best_score, self.best_step, self.best = newest, self.step, self.sft
+                self.best_tags = self.sft_tags
         if stage.gathers and not self.gathered:
             run.note(f"{stage.name} found nothing worth imitating; see `{run.directory.path / 'set_aside'}`")
         if stage.lessons == "gathered":
@@ -145,7 +151,7 @@ class TrainState:
         """
         found = run.directory.checkpoints()
         if not found:
-            return cls(sft=run.student.adapter_state())
+            return cls(sft=run.student.adapter_state(), sft_tags=run.student.tags)
         tensors, facts = checkpoint.load(found[-1])
         run.student.load_state(tensors["student"])
         run.discriminator.load_state(tensors["discriminator"])

@@ -9,6 +9,7 @@ was learned. A warm-up is the same step with the policy term off. What is drawn 
 import itertools
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from bbdistill import evidence
 from bbdistill.collapse import collapse
@@ -28,6 +29,7 @@ from bbdistill.objectives import (
     preference_batch,
     ranked_pairs,
     sft_batch,
+    within,
 )
 from bbdistill.rewards import Rewards, checks, graded, reward, reward_metrics, wins, without_length
 from bbdistill.sampling import Sampled, Sampler
@@ -60,8 +62,8 @@ class Trainer:
         try:
             self._train()
         except RunStopped:
-            # Raised before a step or while it waits for the teacher: its updates are still to come. Its calls, which
-            # the ledger may have counted, are counted when the step is done again, from the record.
+            # Raised before a step or a validation, or while it waits for the teacher: it is still to come. Its calls,
+            # which the ledger may have counted, are counted when it is done again, from the record.
             self.state.save(self.run, ledger=self._ledger)
             raise
 
@@ -70,6 +72,7 @@ class Trainer:
         for stage in self.run.stages[self.state.stage :]:
             if stage.rewarded and not self.state.best:
                 self._validate(stage)  # so that a student which only gets worse ends as it began
+            self._validate_if_due(stage)  # what was resumed may have been stopped before that
             while not self.state.stage_over(stage):
                 self._ledger = self.run.teacher.ledger.state()
                 self.run.check_stop()
@@ -78,8 +81,7 @@ class Trainer:
                 seconds = time.monotonic() - started
                 self.state.advance(metrics, seconds=seconds)
                 self._tell(stage, metrics | {"time/step_s": seconds})
-                if stage.validates(self.state.stage_step):
-                    self._validate(stage)
+                self._validate_if_due(stage)
                 if self.state.step % self.run.config.train.checkpoint_every == 0:
                     self.state.save(self.run)
             self.state.close(stage, self.run)
@@ -89,6 +91,7 @@ class Trainer:
         run, rate = self.run, stage.rate(self.state.stage_step)
         sampled = self._sampler.sampled(stage)
         feedback = run.wait(sampled.answers, f"step {self.state.step + 1}: asking the teacher")
+        feedback = replace(feedback, corrections=within(feedback.corrections, run.student.fits))
         rewards = self._rewards(sampled, feedback)
         credit = run.credit(sampled.rollouts, rewards, feedback)
         pairs = ranked_pairs(sampled.rollouts, self.demonstrations, feedback.preferences, feedback.accepted)
@@ -168,9 +171,7 @@ class Trainer:
             case None:
                 return {}
             case "corrections":
-                found = from_corrections(
-                    sampled.rollouts, sampled.verdicts, feedback, fits=run.student.fits, nll=run.student.nll
-                )
+                found = from_corrections(sampled.rollouts, sampled.verdicts, feedback, nll=run.student.nll)
                 self.state.blamed |= self._blamed(feedback)
             case "candidates":
                 found = self._best_candidates(sampled, feedback)
@@ -249,6 +250,11 @@ class Trainer:
         alarm = self.state.monitors.stop_at(self.state.step)
         if alarm and self.run.config.train.on_collapse == "stop" and not self.run.plan.replaying:
             raise collapse(self.run, self.state, alarm)
+
+    def _validate_if_due(self, stage: Stage) -> None:
+        if stage.validates(self.state.stage_step) and self.state.validated_step != self.state.step:
+            self._ledger = self.run.teacher.ledger.state()
+            self._validate(stage)
 
     def _validate(self, stage: Stage) -> None:
         """Scores the student on the validation prompts; a recorded score is taken as it was decided."""

@@ -50,7 +50,7 @@ class Discriminator:
         self._frozen_head = copy.deepcopy(self._head).requires_grad_(False)
         self._scored: tuple[object, list[float]] = (None, [])  # the version and what it was asked last, and its scores
         self._spread: float | None = None
-        self._accuracy = CHANCE
+        self._accuracy, self._taught = CHANCE, False
         self._pool, self._seed = Pool(size=settings.pool_size), seed
         parameters = [*adapters.parameters(DISCRIMINATOR), *self._head.parameters()]
         self._optimiser = Optimiser(DISCRIMINATOR, parameters, max_grad_norm=max_grad_norm)
@@ -95,12 +95,20 @@ class Discriminator:
             return {}
         metrics = self._step(pairs, speed)
         self._pool.add(fresh, step=step)
-        self._accuracy = running(self._accuracy, metrics.get("discriminator/accuracy"))
+        self._accuracy = running(self._accuracy, self._governing(metrics))
         return metrics | {
             "discriminator/speed": speed,
             "discriminator/trust": self.trust,
             **({"discriminator/pool_age": age} if drawn else {}),
         }
+
+    def _governing(self, metrics: Mapping[str, float]) -> float | None:
+        """The accuracy that the governor goes by: on pairs with the teacher's answers, or where no step has had any, on
+        what there is."""
+        known = metrics.get(_ACCURACIES["teacher"])
+        self._taught = self._taught or known is not None
+        others = [metrics[name] for name in (_ACCURACIES["preference"], _ACCURACIES["correction"]) if name in metrics]
+        return statistics.mean(others) if others and not self._taught else known
 
     def _step(self, pairs: Sequence[RankedPair], speed: float) -> dict[str, float]:
         groups = by_prompt([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
@@ -157,6 +165,7 @@ class Discriminator:
             "tripwire_head": {name: tensor.cpu().clone() for name, tensor in self._frozen_head.state_dict().items()},
             "spread": self._spread,
             "accuracy": self._accuracy,
+            "taught": self._taught,
             "pool": self._pool.state(),
         }
 
@@ -164,7 +173,8 @@ class Discriminator:
         self._adapters.load_state(DISCRIMINATOR, state["adapter"])
         self._head.load_state_dict(state["head"])
         self._optimiser.load_state(state["optimiser"])
-        self.version, self._spread, self._accuracy = state["version"], state["spread"], state["accuracy"]
+        self.version, self._spread = state["version"], state["spread"]
+        self._accuracy, self._taught = state["accuracy"], state["taught"]
         self._pool.load_state(state["pool"])
         self._adapters.load_state(TRIPWIRE, state["tripwire"])
         self._frozen_head.load_state_dict(state["tripwire_head"])

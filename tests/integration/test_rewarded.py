@@ -86,7 +86,7 @@ def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_o
             notes.append(event.text)
 
     with rule_teacher() as teacher:
-        config = recipe(tmp_path, teacher, tiny_student, "gad", steps=5, on_collapse='"stop"')
+        config = recipe(tmp_path, teacher, tiny_student, "gad", steps=5, validate_policy_every=1, on_collapse='"stop"')
         with pytest.raises(Collapse) as stopped:
             bbdistill.run(
                 config,
@@ -123,5 +123,6 @@ def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_o
     assert rows[1]["policy/kl"] != pytest.approx(0, abs=1e-3)  # it goes on from a student that had left the base
     assert again.report["eval"]["sft"] != again.report["eval"]["base"]
     assert on.report["train"]["steps"] == 8
+    assert [step for step, _ in on.report["train"]["validations"]] == [2, 4, 5, 6, 7, 8]  # 4 is made up for
     facts = json.loads(next((tmp_path / "run" / "checkpoints").glob("*8/facts.json")).read_text())
     assert [row["monitor"] for row in facts["state"]["monitors"]["alarms"]].count("mismatch") == 1

@@ -1,8 +1,10 @@
 """Ctrl-C, a second Ctrl-C and SIGTERM, in real processes against a real server."""
 
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from rule_teacher import rule_teacher, write_task
 from slow_teacher import slow_teacher, write_collection
 
 import bbdistill
+from bbdistill.errors import RunStopped
+from bbdistill.metrics import Progress
 
 
 def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
@@ -27,6 +31,34 @@ def stored(path: Path) -> int:
     with bbdistill.open_recording(path) as recording:
         assert recording.verify() == []
         return len(recording.calls())
+
+
+@pytest.mark.parametrize("recipe", ["sft", "gad"])
+def test_a_run_that_is_stopped_in_a_validation_makes_up_for_it(recipe: str, tiny_student: Path, tmp_path: Path):
+    """Where nothing can judge an answer, a validation asks the teacher; the stop comes while one waits for it."""
+    stop = threading.Event()
+
+    def listen(event: object) -> None:
+        if isinstance(event, Progress) and event.what == "validation":
+            stop.set()
+
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student, steps=2, warmup_max=2, validate_every=2)
+        lines = [line for line in config.read_text().splitlines() if not line.startswith("verifier")]
+        config.write_text("\n".join(lines).replace('recipe = "gad"', f'recipe = "{recipe}"'))
+        for name in ("train", "test"):
+            file = tmp_path / f"{name}.jsonl"
+            rows = [{"messages": json.loads(line)["messages"]} for line in file.read_text().splitlines()]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        whole = bbdistill.run(config, out=tmp_path / "whole")
+        teacher.delay_s = 0.3
+        fresh = (f'teacher.cache="{tmp_path / "fresh.db"}"',)
+        with pytest.raises(RunStopped):
+            bbdistill.run(config, out=tmp_path / "parts", overrides=fresh, stop=stop, on_event=listen)
+        parts = bbdistill.run(config, out=tmp_path / "parts", overrides=fresh, resume=True)
+    assert parts.report["train"]["validations"] == whole.report["train"]["validations"]
+    assert parts.report["train"]["validations"][0][0] == 2
+    assert parts.report["teacher"] == whole.report["teacher"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

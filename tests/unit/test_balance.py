@@ -38,7 +38,7 @@ def test_the_pool_keeps_whole_triples_of_the_teacher_the_newest_ones():
 
 def test_the_pool_comes_back_from_json():
     pool, again = Pool(size=9), Pool(size=9)
-    pool.add([pair("a"), pair("b")], step=4)
+    pool.add([pair("a", weight=3.0), pair("b")], step=4)
     again.load_state(json.loads(json.dumps(pool.state())))
     assert again == pool
     assert Pool(size=9).age(3) == 0

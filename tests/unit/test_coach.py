@@ -90,9 +90,16 @@ def test_the_worst_of_each_prompt_before_a_second_of_any_and_what_nothing_judges
         [verdict(0.0), verdict(1.0), verdict(0.0), verdict(0.0)],
         [NOTHING] * 4,
     ]
-    assert choose_coached(rollouts, verdicts, 6, level=True) == [(1, 0), (0, 1), (0, 2), (1, 2), (1, 3), (0, 3)]
+    assert choose_coached(rollouts, verdicts, 6, level=True) == [(0, 1), (1, 0), (0, 2), (1, 2), (1, 3), (0, 3)]
     assert choose_coached(rollouts, verdicts, 99, level=True)[6:] == [(2, 0), (2, 1), (2, 2), (2, 3)]
     assert choose_coached(rollouts, verdicts, 0, level=True) == []
+
+
+def test_a_prompt_whose_first_rollouts_passed_is_asked_about_as_early_as_the_others():
+    rollouts = [[rollout(name, text) for text in "wxyz"] for name in "ab"]
+    good, bad = verdict(1.0), verdict(0.0)
+    verdicts = [[good, good, bad, bad], [bad, bad, good, good]]
+    assert choose_coached(rollouts, verdicts, 4, level=False) == [(0, 2), (1, 0), (0, 3), (1, 1)]
 
 
 def test_what_teaches_nothing_is_not_asked_about():

@@ -103,6 +103,23 @@ def test_earlier_pairs_are_trained_on_and_their_accuracy_is_told_apart(model: Pa
     assert second["discriminator/pool_age"] == 1
 
 
+def test_without_the_teachers_answers_it_is_trusted_by_what_else_it_tells_apart(model: Path):
+    config = tiny_config(model).model_copy(update={"discriminator": DiscriminatorConfig(learning_rate=1e-2)})
+    _, discriminator = open_student(config)
+    mended = [replace(pair, source="correction") for pair in ranked_pairs()]
+    for _ in range(12):
+        metrics = discriminator.update(mended)
+    assert metrics["discriminator/correction_accuracy"] == 1
+    assert discriminator.trust == 1
+    _, again = open_student(config)
+    again.load_state(discriminator.state())
+    taught = [replace(pair, chosen=pair.rejected, rejected=pair.chosen) for pair in ranked_pairs()]
+    for each in (discriminator, again):
+        each.update([*mended, *taught])  # from here on the teacher's answers alone govern it
+        each.update([*mended, *taught])
+        assert each.trust < 1
+
+
 def test_the_tripwire_is_the_discriminator_as_it_was_after_its_warm_up(model: Path):
     settings = DiscriminatorConfig(learning_rate=1e-2, warmup_steps=3)
     _, discriminator = open_student(tiny_config(model).model_copy(update={"discriminator": settings}))

@@ -7,6 +7,7 @@ import pytest
 
 from bbdistill.config import RunConfig
 from bbdistill.configfile import parse_config
+from bbdistill.credit import ByCorrection
 from bbdistill.errors import ConfigError
 from bbdistill.objectives import (
     as_lessons,
@@ -18,9 +19,11 @@ from bbdistill.objectives import (
     ranked_pairs,
     sft_batch,
     sift,
+    within,
 )
 from bbdistill.rewards import Rewards
 from bbdistill.stages import Stage, epochs, prompts_marked, prompts_used, refill_prompts, stages, step_prompts
+from bbdistill.teacher.ask import Feedback
 from bbdistill.types import (
     Abstain,
     Correction,
@@ -96,8 +99,17 @@ def test_grpo_is_rewards_alone_and_replaces_prompts_that_score_alike():
     assert (policy.name, policy.steps, policy.sft_weight, policy.refills) == ("policy", 3, 0.0, 2)
     assert (policy.preferences, policy.corrections) == (0, 0)
     assert [s.name for s in stages_of(config(recipe="grpo"), given=("1",))] == ["warmup", "policy"]
-    judged = stages_of(config(recipe="grpo", tables={"reward": {"discriminator": 1.0}}))
-    assert [(stage.name, stage.refills) for stage in judged] == [("discriminator", 0), ("policy", 0)]
+
+
+def test_a_discriminator_needs_something_to_learn_from():
+    judged = {"reward": {"discriminator": 1.0}}
+    with pytest.raises(ConfigError, match="the discriminator has nothing to learn from"):
+        stages_of(config(recipe="grpo", tables=judged))
+    found = stages_of(config(recipe="grpo", tables=judged), given=("1",))
+    assert [(each.name, each.refills) for each in found] == [("warmup", 0), ("discriminator", 0), ("policy", 0)]
+    # By itself it asks for nothing: where there is no answer to show, it learns beside the student.
+    found = stages_of(config(recipe="grpo", tables=judged | {"feedback": {"preferences": 2}}))
+    assert [each.name for each in found] == ["policy"]
 
 
 def test_a_rubric_and_a_coach_are_rewards_that_ask_for_more():
@@ -131,6 +143,11 @@ def test_dpo_compares_with_the_newest_student_or_with_a_snapshot():
     assert (snapshot.frozen, snapshot.group_size) == (True, 1)
     with pytest.raises(ConfigError, match="nothing to prefer"):
         stages_of(config(recipe="dpo", feedback={"demonstrations": False}))
+    asked = {"demonstrations": False, "preferences": 4}
+    assert len(stages_of(config(recipe="dpo", group_size=2, feedback=asked))) == 1
+    for alone in ({"group_size": 1}, {"group_size": 3, "tables": {"dpo": {"negatives": "snapshot"}}}):
+        with pytest.raises(ConfigError, match=r"`train.group_size` \(2 or more\)"):  # no other answer to compare with
+            stages_of(config(recipe="dpo", feedback=asked, **alone))
 
 
 @pytest.mark.parametrize(
@@ -208,9 +225,38 @@ def test_the_discriminator_learns_teacher_preferred_and_corrected_over_the_rest_
     rollouts = [[rollout("a", 0, "x"), rollout("a", 1, "y"), rollout("a", 2, "y"), rollout("a", 3, "T")]]
     taught = {"a": Demonstration(prompt=prompt("a"), completion="T", source="t")}
     preferred = Preference(prompt=prompt("a"), chosen="x", rejected="y", strength=1.0, source="t")
-    mended = Correction(rollout=rollouts[0][1], text="z", reason="", accepted_by="verifier")
-    pairs = ranked_pairs(rollouts, taught, [preferred], [mended])
-    assert [(pair.chosen, pair.rejected) for pair in pairs] == [("T", "x"), ("T", "y"), ("x", "y"), ("z", "y")]
+    mended = [
+        Correction(rollout=rollouts[0][1], text=text, reason="", accepted_by="verifier")
+        for text in ("z", "T")  # the second one is the teacher's own answer again
+    ]
+    pairs = ranked_pairs(rollouts, taught, [preferred], mended)
+    assert [(pair.chosen, pair.rejected, pair.source, pair.weight) for pair in pairs] == [
+        ("T", "x", "teacher", 1),
+        ("T", "y", "teacher", 2),  # drawn twice
+        ("x", "y", "preference", 1),
+        ("z", "y", "correction", 1),
+    ]
+
+
+def test_a_correction_that_the_student_could_not_say_is_refused():
+    found = [
+        Correction(rollout=rollout("a", 0, "x"), text=text, reason="", accepted_by=by)
+        for text, by in (("yes", "verifier"), ("much too long", "preference"), ("much too long", None))
+    ]
+    kept = within(found, lambda _, text: len(text) < 9)
+    assert [(each.accepted_by, each.refused) for each in kept] == [
+        ("verifier", ""),
+        (None, "longer than `student.max_new_tokens`"),
+        (None, ""),
+    ]
+
+
+def test_credit_of_a_correction_goes_to_what_is_worse_than_its_group():
+    rollouts = [[rollout("a", 0, "abcX"), rollout("a", 1, "aYZX")]]
+    rewards = Rewards(values_P_G=((0.75, 0.25),), advantages_P_G=((0.25, -0.25),))
+    mended = tuple(Correction(rollout=r, text="abcd", reason="", accepted_by="verifier") for r in rollouts[0])
+    credit = ByCorrection(lambda r, spans: (float(len(spans)),))(rollouts, rewards, Feedback(corrections=mended))
+    assert credit.magnitudes == {(0, 1): (1.0,)}
 
 
 def test_batches():
@@ -281,8 +327,8 @@ def test_rewards_need_no_demonstration():
     assert [stage.name for stage in given] == ["warmup", "discriminator", "policy"]
     assert set(prompts_used(given, 0, ("2", "5"))) == {"2", "5"}
     none = stages_of(config(**shown))
-    assert [stage.name for stage in none] == ["discriminator", "policy"]
-    assert len(none[1].ids) == 10
+    assert [stage.name for stage in none] == ["policy"]
+    assert len(none[0].ids) == 10
     assert prompts_used(none, 0, ()) == []
 
 

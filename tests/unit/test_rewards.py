@@ -3,7 +3,7 @@ import math
 import pytest
 
 from bbdistill.config.training import PolicyConfig, RewardConfig
-from bbdistill.rewards import center, checks, reward, reward_metrics, told_apart, wins, without_length
+from bbdistill.rewards import NONE, center, checks, reward, reward_metrics, told_apart, wins, without_length
 from bbdistill.types import Abstain, Preference, Prompt, Rollout, Verdict
 
 NOTHING = Abstain(reason="no verifier")
@@ -81,6 +81,26 @@ def test_scaled_by_its_group_every_group_counts_the_same():
     rewards = reward({"verifier": [[1.0, 0.0], [0.2, 0.4]]}, RewardConfig(), PolicyConfig(scale_rewards="group"))
     assert rewards.advantages_P_G[0] == pytest.approx((1.0, -1.0), abs=1e-3)
     assert rewards.advantages_P_G[1] == pytest.approx((-1.0, 1.0), abs=2e-3)
+
+
+@pytest.mark.parametrize("policy", [PLAIN, PLAIN.model_copy(update={"scale_rewards": "group"})], ids=["none", "group"])
+def test_equal_groups_are_those_that_no_term_tells_apart(policy: PolicyConfig):
+    # 0.7 has no exact mean of three, which is no difference.
+    verdicts = [[0.7, 0.7, 0.7], [0.0, 1.0, 1.0]]
+    alone = reward({"verifier": verdicts}, RewardConfig(discriminator=0, verifier=1), policy)
+    assert reward_metrics(alone, learned=True)["reward/frac_zero_std"] == 0.5
+    assert max(map(abs, alone.advantages_P_G[0])) < NONE
+    # Held against the base they differ, in what is learned and not in what is rewarded.
+    drift = [[1.0, 2.0, 3.0]] * 2
+    held = policy.model_copy(update={"kl_coef": 0.1})
+    drifting = reward({"verifier": verdicts}, RewardConfig(discriminator=0, verifier=1), held, drift_P_G=drift)
+    assert reward_metrics(drifting, learned=True)["reward/frac_zero_std"] == 0.5
+    # A discriminator at chance is not followed: the rewards are gone, and the differences are not.
+    mute = [[0.5] * 3] * 2
+    both = {"discriminator": [[0.0, 1.0, 2.0], [3.0, 1.0, 2.0]], "verifier": mute}
+    untrusted = reward(both, RewardConfig(discriminator=1, verifier=1), policy, trust=0.0)
+    assert reward_metrics(untrusted, learned=True)["reward/frac_zero_std"] == 0
+    assert not any(map(any, untrusted.advantages_P_G))
 
 
 def test_moving_away_is_held_against_a_rollout_in_nats_whatever_the_scale():
