@@ -285,20 +285,25 @@ seed = {seed}
 
 
 def table(folder: Path, study: Study) -> Iterator[str]:
-    """Means over the seeds; intervals are bootstrapped over the test prompts, each with its mean over the seeds."""
+    """Means over the seeds; intervals are bootstrapped over the test prompts, each with its mean over the seeds.
+
+    An arm is held against the control's runs with the same seeds.
+    """
     control = _scores(folder, study.control, "student")
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|---" * len(COLUMNS) + "|"
     for name in ("base", "teacher"):
-        found = [rows for arm in study.arms if (rows := _scores(folder, arm.name, name)) and arm.verifier]
+        found = [rows for arm in study.arms if arm.verifier for rows in _scores(folder, arm.name, name).values()]
         if found:
-            yield _line(name, found[0][:1], control, [])
+            yield _line(name, found[:1], list(control.values()), [])
     for arm in study.arms:
-        rows = _scores(folder, arm.name, "student")
+        runs = _scores(folder, arm.name, "student")
         if control and not arm.verifier:
-            rows = [_judged(folder, study, answers) for answers in rows]
-        if rows:
-            yield _line(arm.name, rows, control, [read_json(path) for path in _finished(folder, arm.name)])
+            runs = {seed: _judged(folder, study, answers) for seed, answers in runs.items()}
+        if runs:
+            beside = [control[seed] for seed in runs if seed in control]
+            reports = [read_json(path) for path in _finished(folder, arm.name).values()]
+            yield _line(arm.name, list(runs.values()), beside, reports)
 
 
 def _line(
@@ -360,11 +365,13 @@ def _by_prompt(runs: Sequence[Sequence[dict[str, Any]]], key: str) -> dict[str, 
     return {name: statistics.mean(values) for name, values in found.items()}
 
 
-def _scores(folder: Path, arm: str, model: str) -> list[list[dict[str, Any]]]:
-    """Rows of evaluation.jsonl of every finished run of an arm."""
-    files = [report.with_name("evaluation.jsonl") for report in _finished(folder, arm)]
-    everything = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
-    return [[row for row in rows if row["model"] == model] for rows in everything]
+def _scores(folder: Path, arm: str, model: str) -> dict[int, list[dict[str, Any]]]:
+    """Rows of evaluation.jsonl of every finished run of an arm, by its seed."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for seed, report in _finished(folder, arm).items():
+        lines = report.with_name("evaluation.jsonl").read_text(encoding="utf-8").splitlines()
+        found[seed] = [row for row in map(json.loads, lines) if row["model"] == model]
+    return found
 
 
 def _judged(folder: Path, study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -377,8 +384,10 @@ def _judged(folder: Path, study: Study, rows: Sequence[dict[str, Any]]) -> list[
     return [row | {"valid": valid, "score": score} for row, valid, score in marks]
 
 
-def _finished(folder: Path, arm: str) -> list[Path]:
-    return sorted((folder / "runs").glob(f"{_slug(arm)}-[0-9]*/report.json"))
+def _finished(folder: Path, arm: str) -> dict[int, Path]:
+    """Reports by seed."""
+    found = sorted((folder / "runs").glob(f"{_slug(arm)}-[0-9]*/report.json"))
+    return {int(path.parent.name.rpartition("-")[2]): path for path in found}
 
 
 def _slug(name: str) -> str:
