@@ -198,9 +198,7 @@ class _Estimator:
     def _evaluated(self) -> list[Prompt]:
         """The test prompts, and those of the validation where imitation is judged by the teacher's answers to them."""
         task = self._task
-        imitated = any(
-            stage.validate_every and not (stage.policy_weight or stage.preference_weight) for stage in self._stages
-        )
+        imitated = any(stage.validate_every and not (stage.policy or stage.preference) for stage in self._stages)
         judged = any(not isinstance(task.verify(prompt, ""), Abstain) for prompt in task.validation)
         return [*task.test, *(() if judged or not imitated or self._config.student is None else task.validation)]
 

@@ -115,13 +115,13 @@ def distinct(rollouts_G: Sequence[Rollout]) -> bool:
 
 
 def policy_batch(
-    rollouts_P_G: Rollouts, rewards: Rewards, weight: float, magnitudes: Mapping[Spot, tuple[float, ...]]
+    rollouts_P_G: Rollouts, rewards: Rewards, magnitudes: Mapping[Spot, tuple[float, ...]], stage: Stage
 ) -> list[PolicyExample]:
-    """Every rollout with its advantage, but for groups without a difference; none where the policy term is off."""
-    if weight == 0:
+    """Every rollout with its advantage, but for groups without a difference; none where rewards teach nothing."""
+    if not stage.policy:
         return []
     return [
-        PolicyExample(rollout=rollout, advantage=weight * advantage, magnitude=magnitudes.get((p, i)))
+        PolicyExample(rollout=rollout, advantage=advantage, magnitude=magnitudes.get((p, i)))
         for p, (rollouts_G, advantages_G) in enumerate(zip(rollouts_P_G, rewards.advantages_P_G, strict=True))
         if any(abs(advantage) > NONE for advantage in advantages_G)
         for i, (rollout, advantage) in enumerate(zip(rollouts_G, advantages_G, strict=True))
@@ -198,16 +198,15 @@ def within(corrections: Sequence[Correction], fits: Fits) -> tuple[Correction, .
     )
 
 
-def preference_batch(pairs: Sequence[RankedPair], rollouts_P_G: Rollouts, weight: float) -> list[RankedPair]:
-    """The pairs with the stage's weight, less those with an answer that was cut off; none where the term is off.
+def preference_batch(pairs: Sequence[RankedPair], rollouts_P_G: Rollouts, stage: Stage) -> list[RankedPair]:
+    """The pairs, less those with an answer that was cut off; none where pairs teach the student nothing.
 
     Such an answer would be learned with an end that it never had.
     """
-    if not weight:
+    if not stage.preference:
         return []
     cut = {(r.prompt.id, r.completion) for r in itertools.chain(*rollouts_P_G) if r.stop_reason != "stop"}
-    whole = [pair for pair in pairs if not {(pair.prompt.id, text) for text in (pair.chosen, pair.rejected)} & cut]
-    return [replace(pair, weight=weight * pair.weight) for pair in whole]
+    return [pair for pair in pairs if not {(pair.prompt.id, text) for text in (pair.chosen, pair.rejected)} & cut]
 
 
 def distill_batch(

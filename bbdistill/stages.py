@@ -36,8 +36,10 @@ class Stage:
     frozen: bool = False
     """Whether rollouts are the snapshot's: one answer per prompt of the student as it was before the stage."""
     sft_weight: float = 1.0
-    policy_weight: float = 0.0
-    preference_weight: float = 0.0
+    policy: bool = False
+    """Whether it learns from rewards,"""
+    preference: bool = False
+    """or from pairs of answers."""
     compares: bool = False
     """Whether rollouts are held against the teacher's answers, by discriminator, rubric or preference term."""
     distils: Literal["demonstrations", "rollouts"] | None = None
@@ -67,7 +69,7 @@ class Stage:
     @property
     def rewarded(self) -> bool:
         """Whether it may also make the student worse at what it could do before: more than imitation."""
-        return self.policy_weight > 0 or self.preference_weight > 0 or self.distils == "rollouts"
+        return self.policy or self.preference or self.distils == "rollouts"
 
     @property
     def shows(self) -> bool:
@@ -143,7 +145,7 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
             dense = replace(supervised, name="kd", distils="demonstrations", sft_weight=train.sft_weight)
             return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "opd":
-            rewarded = replace(_policy(config, ids), policy_weight=0.0, refills=0, references=0, compares=False)
+            rewarded = replace(_policy(config, ids), policy=False, refills=0, references=0, compares=False)
             dense = replace(rewarded, name="opd", distils="rollouts")
             return tuple(stage for stage in (warmup, dense) if stage.steps > 0)
         case "best_of_n" | "isft" | "rgt" | "process":
@@ -184,7 +186,7 @@ def _policy(config: RunConfig, ids: Sequence[str]) -> Stage:
         steps=train.steps,
         lessons="demonstrations",
         sft_weight=train.sft_weight,
-        policy_weight=1.0,
+        policy=True,
         refills=config.policy.refills if reward.verifier_alone else 0,
         preferences=feedback.preferences,
         corrections=feedback.corrections,
@@ -206,8 +208,8 @@ def _preference(config: RunConfig, ids: Sequence[str]) -> Stage:
         refills=0,
         compares=True,
         references=0,
-        policy_weight=0.0,
-        preference_weight=1.0,
+        policy=False,
+        preference=True,
     )
 
 

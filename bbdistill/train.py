@@ -98,18 +98,18 @@ class Trainer:
         metrics = self._measured(stage, sampled, feedback)
         metrics |= run.student.update(
             [
-                *policy_batch(sampled.rollouts, rewards, stage.policy_weight, credit.magnitudes),
+                *policy_batch(sampled.rollouts, rewards, credit.magnitudes, stage),
                 *blame_batch(sampled.prompts, self.state.blamed, stage),
             ],
             sft_batch(sampled.prompts, self._lessons(stage), feedback.accepted, stage),
-            preference_batch(pairs, sampled.rollouts, stage.preference_weight),
+            preference_batch(pairs, sampled.rollouts, stage),
             distill_batch(sampled.prompts, sampled.rollouts, self.demonstrations, feedback.scores, stage),
             learning_rate=rate,
         )
         metrics |= run.discriminator.update(pairs)
         metrics |= self._gather(stage, sampled, feedback)
         self._keep(sampled, feedback)
-        return metrics | credit.metrics | reward_metrics(rewards, learned=stage.policy_weight > 0)
+        return metrics | credit.metrics | reward_metrics(rewards, learned=stage.policy)
 
     def _lessons(self, stage: Stage) -> Lessons:
         """What the stage imitates."""
@@ -275,7 +275,7 @@ class Trainer:
         found = mean([value for value in judged.scores if value is not None])
         if found is not None:
             return found
-        if stage.policy_weight > 0 or stage.preference_weight > 0:
+        if stage.policy or stage.preference:
             return None
         replies = run.wait(run.submit(ask_demonstrations(run.teacher, prompts, purpose="evaluation")), "validation")
         given = [(reply.prompt, reply.completion) for reply in replies if isinstance(reply, Demonstration)]

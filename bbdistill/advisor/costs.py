@@ -85,8 +85,8 @@ def _learned(stage: Stage, config: RunConfig, draft: float, answer: float) -> fl
     elif stage.lessons == "gathered" and config.recipe == "best_of_n" and config.feedback.candidates_from == "student":
         lesson = draft
     lesson *= stage.lessons is not None and stage.sft_weight > 0
-    rewarded = stage.group_size * draft * config.policy.updates if stage.policy_weight else 0.0
-    if stage.preference_weight:
+    rewarded = stage.group_size * draft * config.policy.updates if stage.policy else 0.0
+    if stage.preference:
         rewarded = (stage.group_size * draft + answer) * (1 + READ)  # both answers, and the snapshot's view of them
     if stage.distils == "demonstrations":
         lesson += answer

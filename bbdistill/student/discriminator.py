@@ -35,6 +35,8 @@ class Discriminator:
 
     Every text gets an end-of-turn token, whether its author came to one or not, so that being cut off is no shortcut.
     A prompt beyond the model's context loses its beginning, never the completion. `version` counts the updates so far.
+    It starts as the base, and not as the student (GAD): either way it told about as many of 170 pairs of the demo's
+    e-mails apart (0.58 and 0.55, after eight updates).
     What it was after its warm-up is kept as a tripwire: a student that fools the one it is trained against, but moves
     away from the teacher in the eyes of the other, has found a weakness and not the teacher's way.
     """

@@ -82,13 +82,13 @@ def stages_of(config: RunConfig, *, prompts: int = 10, given: tuple[str, ...] = 
 
 
 def test_gad_is_a_warm_up_then_the_discriminator_then_the_policy():
-    names = [(stage.name, stage.steps, stage.policy_weight) for stage in stages_of(config(steps=6, warmup_max=40))]
-    assert names == [("warmup", 40, 0.0), ("discriminator", 4, 0.0), ("policy", 6, 1.0)]
+    names = [(stage.name, stage.steps, stage.policy) for stage in stages_of(config(steps=6, warmup_max=40))]
+    assert names == [("warmup", 40, False), ("discriminator", 4, False), ("policy", 6, True)]
 
 
 def test_the_discriminator_learns_alone_before_its_score_is_a_reward():
     warmup, alone, policy = stages_of(config())
-    assert (alone.lessons, alone.policy_weight, alone.validate_every) == (None, 0.0, 0)
+    assert (alone.lessons, alone.policy, alone.validate_every) == (None, False, 0)
     assert (warmup.supervised, alone.supervised, policy.supervised) == (True, False, False)
     assert (alone.rewarded, policy.rewarded) == (False, True)
     assert prompts_used((alone,), 0, alone.ids)  # its pairs need the teacher's answers
@@ -138,7 +138,7 @@ def test_the_prompts_that_are_marked_are_those_that_come_after_the_warm_up():
 def test_dpo_compares_with_the_newest_student_or_with_a_snapshot():
     warmup, fresh = stages_of(config(recipe="dpo", group_size=3))
     assert (warmup.name, fresh.name, fresh.frozen, fresh.group_size) == ("warmup", "dpo", False, 3)
-    assert (fresh.policy_weight, fresh.preference_weight, fresh.rewarded) == (0.0, 1.0, True)
+    assert (fresh.policy, fresh.preference, fresh.rewarded) == (False, True, True)
     snapshot = stages_of(config(recipe="dpo", group_size=3, tables={"dpo": {"negatives": "snapshot"}}))[-1]
     assert (snapshot.frozen, snapshot.group_size) == (True, 1)
     with pytest.raises(ConfigError, match="nothing to prefer"):
@@ -262,25 +262,26 @@ def test_credit_of_a_correction_goes_to_what_is_worse_than_its_group():
 def test_batches():
     rollouts = [[rollout("a", 0, "x"), rollout("a", 1, "y")]]
     rewards = Rewards(values_P_G=((1.0, 3.0),), advantages_P_G=((-1.0, 1.0),), discriminator_version=0)
-    assert policy_batch(rollouts, rewards, 0.0, {}) == []
-    credited = policy_batch(rollouts, rewards, 0.5, {(0, 1): (2.0,)})
-    assert [(example.advantage, example.magnitude) for example in credited] == [(-0.5, None), (0.5, (2.0,))]
+    warmup, _, policy = stages_of(config())
+    assert policy_batch(rollouts, rewards, {}, warmup) == []
+    credited = policy_batch(rollouts, rewards, {(0, 1): (2.0,)}, policy)
+    assert [(example.advantage, example.magnitude) for example in credited] == [(-1.0, None), (1.0, (2.0,))]
     level = Rewards(values_P_G=((1.0, 1.0),), advantages_P_G=((0.0, 0.0),))
-    assert policy_batch(rollouts, level, 0.5, {}) == []
+    assert policy_batch(rollouts, level, {}, policy) == []
     taught = {"a": Demonstration(prompt=prompt("a"), completion="T", source="t")}
     mended = Correction(rollout=rollouts[0][1], text="z", reason="", accepted_by="verifier")
-    policy, gather = stages_of(config())[-1], stages_of(config(recipe="isft"))[0]
+    gather, preferring = stages_of(config(recipe="isft"))[0], stages_of(config(recipe="dpo"))[-1]
     lessons = as_lessons(taught.values())
     assert [e.text for e in sft_batch([prompt("a"), prompt("unasked")], lessons, [mended], policy)] == ["T", "z"]
     assert sft_batch([prompt("a")], lessons, [mended], gather) == []
     assert {e.weight for e in sft_batch([prompt("a")], lessons, [], replace(policy, sft_weight=0.3))} == {0.3}
     assert sft_batch([prompt("a")], lessons, [mended], replace(policy, sft_weight=0.0)) == []
     pair = RankedPair(prompt=prompt("a"), chosen="T", rejected="x", source="teacher", weight=0.5)
-    assert [each.weight for each in preference_batch([pair], rollouts, 2.0)] == [1.0]
-    assert preference_batch([pair], rollouts, 0.0) == []
+    assert preference_batch([pair], rollouts, preferring) == [pair]
+    assert preference_batch([pair], rollouts, policy) == []
     cut = [[replace(rollouts[0][0], stop_reason="length"), rollouts[0][1]]]
-    assert preference_batch([pair], cut, 2.0) == []
-    assert preference_batch([replace(pair, rejected="y")], cut, 2.0) != []
+    assert preference_batch([pair], cut, preferring) == []
+    assert preference_batch([replace(pair, rejected="y")], cut, preferring) != []
 
 
 def test_a_server_that_scores_its_own_answers_needs_some():
