@@ -162,12 +162,12 @@ STUDIES = {
                 calls=160, drafts=77, demonstrations=100, feedback="preferences = 1\ncorrections = 1", verifier=FIELDS
             ),
             Arm(name="coach", recipe="coach", prompts=100, train=REWARDED, more=f"{SHOWN}[coach]\nrollouts = 3"),
-            # A rubric, its marks and a second answer for each of 32 prompts: the dearest signal of all.
+            # A rubric, its marks and a second answer for each of 24 prompts: the dearest signal of all.
             Arm(
                 name="rubric",
                 recipe="rubric",
-                prompts=64,
-                train=f"warmup_max = {STEPS}\nsteps = 4\nvalidate_policy_every = 4",
+                prompts=88,
+                train=f"warmup_max = {STEPS}\nsteps = 3\ngroup_size = 4\nvalidate_policy_every = 3",
                 more="[rubric]\nanswers = 2",
             ),
         ),
