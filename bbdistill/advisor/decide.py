@@ -16,6 +16,9 @@ RECIPES: tuple[str, ...] = get_args(Recipe)
 
 GOOD_ANSWERS = 0.7
 """Pass rate from which on answers are worth imitating as they are; filtering costs less than a third (estimate)."""
+ENOUGH_ANSWERS = 0.4
+"""The same of a teacher that passes more often than the student: for as many calls, the answers that pass teach as
+much as corrections do, and cost less (measured at 42 %: `sft` beside `isft` on the demo's e-mails, README)."""
 SOME_ANSWERS = 0.1
 """Pass rate from which on a teacher can be expected to mend what a verifier finds wrong (estimate)."""
 USABLE_REPLIES = 0.5
@@ -68,7 +71,8 @@ def decide(found: Findings) -> Advice:
     trust, verdict = trust_in(found)
     replies = _reaches(found.teacher_answers, USABLE_REPLIES)
     # What a verifier of form refutes is no usable reply; what it passes is no better than what nobody judged.
-    bar = GOOD_ANSWERS if trust == "trusted" else USABLE_REPLIES
+    enough = ENOUGH_ANSWERS if _leads(found) else GOOD_ANSWERS
+    bar = enough if trust == "trusted" else USABLE_REPLIES
 
     if found.prompts < FEWEST_ANSWERS:
         return _stop(

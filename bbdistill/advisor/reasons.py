@@ -120,10 +120,10 @@ DATA = (
     "a verifier that accepts right answers and rejects others: corrections or selection",
 )
 _OWN = (
-    "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
+    "answers that pass 40 % or more (another teacher, a better prompt, your own): `sft`",
     "a teacher that passes more often than the student: corrections until they pass (`isft`)",
 )
-_WRONG = "a trustworthy verifier that passes less than 70 % of the answers: corrections until they pass (`isft`)"
+_WRONG = "a trustworthy verifier that passes less than 40 % of the answers: corrections until they pass (`isft`)"
 CHANGES = {
     "sft": (
         _WRONG,
@@ -137,7 +137,7 @@ CHANGES = {
         "a student that does well after the teacher's words and badly after its own: `opd`",
     ),
     "isft": (
-        "answers that pass 70 % or more (another teacher, a better prompt, your own): `sft`",
+        "answers that pass 40 % or more (another teacher, a better prompt, your own): `sft`",
         "a student that passes sometimes, and as often as the teacher: selection among its answers (`best_of_n`)",
     ),
     "best_of_n": (
