@@ -64,6 +64,7 @@ class Scene:
 
 USUAL = (
     f"train.steps={STEPS}",
+    f"train.warmup_max={WARMUP}",
     "train.prompts_per_step=4",
     "train.group_size=4",
     "train.validate_policy_every=1000",
