@@ -101,7 +101,9 @@ class _Estimator:
         self._judge = Scale(config.judge_config, templates=config.task.templates)
         self._asking = Asking(config, task, self._scale, self._judge)
         self._seen: set[str] = set()
-        self._stages = stages(config, [prompt.id for prompt in task.train], task.demonstrations)
+        ids = [prompt.id for prompt in task.train]
+        self._stages = stages(config, ids, task.demonstrations)
+        self._shown = demonstrated(config, ids, task.demonstrations)
 
     async def lines(self) -> list[Line]:
         wanted = [*self._demonstrated(), *self._candidates(), *self._references()]
@@ -165,8 +167,7 @@ class _Estimator:
 
     async def _scored(self, stages: Sequence[Stage]) -> Line:
         """What is asked about the tokens of texts: a demonstration's once, if it is kept, a rollout's each time."""
-        shown = demonstrated(self._config, [prompt.id for prompt in self._task.train], self._task.demonstrations)
-        once = prompts_used(self._stages, self._config.train.seed, shown, distilled=True)
+        once = prompts_used(self._stages, self._config.train.seed, self._shown, distilled=True)
         drawn = sum(s.steps * s.prompts * s.group_size for s in stages if s.distils == "rollouts")
         return self._line("scores", [(await self._asking.scoring()).times((0, len(once) + drawn))])
 
@@ -176,8 +177,7 @@ class _Estimator:
         if config.student is None:
             prompts = task.train if config.task.validation else (*task.train, *task.validation)
         else:
-            shown = demonstrated(config, [prompt.id for prompt in task.train], task.demonstrations)
-            used = prompts_used(self._stages, config.train.seed, shown)
+            used = prompts_used(self._stages, config.train.seed, self._shown)
             prompts = [task.prompt(prompt_id) for prompt_id in used]
         return [(prompt, 0) for prompt in prompts if prompt.id not in task.demonstrations]
 

@@ -82,8 +82,7 @@ def choose_corrections(
             verdict = verdicts_P_G[p][i]
             if count is None and passed(verdict):
                 continue
-            known = verdict.score if isinstance(verdict, Verdict) and not verdict.passed else 1.0
-            ranked.append((known, scores_P_G[p][i], (p, i)))
+            ranked.append((_known(verdict), scores_P_G[p][i], (p, i)))
     return [spot for _, _, spot in sorted(ranked)[:count]]
 
 
@@ -96,15 +95,14 @@ def choose_coached(
     verifier cannot tell apart, which have no advantage where nothing else is rewarded. Of equally bad ones, one of
     every prompt comes before a second of any.
     """
-    level_scores = [[0.0] * len(rollouts_G) for rollouts_G in rollouts_P_G]
-    worst = choose_corrections(rollouts_P_G, verdicts_P_G, level_scores, None)
+    alike = [[0.0] * len(rollouts_G) for rollouts_G in rollouts_P_G]
+    worst = choose_corrections(rollouts_P_G, verdicts_P_G, alike, None)
     differ = list(map(distinct, rollouts_P_G)) if level else list(map(told_apart, verdicts_P_G))
     ranked: list[tuple[float, int, Spot]] = []
     turns = Counter[int]()
     for p, i in worst:
         if differ[p] and rollouts_P_G[p][i].stop_reason == "stop":
-            verdict = verdicts_P_G[p][i]
-            ranked.append((verdict.score if isinstance(verdict, Verdict) else 1.0, turns[p], (p, i)))
+            ranked.append((_known(verdicts_P_G[p][i]), turns[p], (p, i)))
             turns[p] += 1
     return [spot for _, _, spot in sorted(ranked)][:count]
 
@@ -284,6 +282,11 @@ def _first_of_each_text(rollouts_G: Sequence[Rollout]) -> list[int]:
     for index, rollout in enumerate(rollouts_G):
         seen.setdefault(rollout.completion, index)
     return list(seen.values())
+
+
+def _known(verdict: Verdict | Abstain) -> float:
+    """The score of a known failure; 1 where nothing is known to be wrong."""
+    return verdict.score if isinstance(verdict, Verdict) and not verdict.passed else 1.0
 
 
 def _score(verdict: Verdict | Abstain) -> float | None:

@@ -12,6 +12,7 @@ from bbdistill.errors import BudgetExceeded, MissingExtraError, TeacherError
 from bbdistill.metrics import Note, OnEvent, parting
 from bbdistill.teacher.base import InProcess
 from bbdistill.teacher.connect import connect
+from bbdistill.teacher.judge import teacher_and_judge
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Demonstration, Prompt
 
@@ -95,12 +96,7 @@ async def _connected(
     local: InProcess | None,
 ) -> Asked:
     connection = connect(config.teacher, mode=mode, replay=replay, local=local)
-    teacher = Teacher.from_config(
-        config.teacher,
-        templates=config.task.templates,
-        answer_options=config.answer_options,
-        connection=connection,
-    )
+    teacher, _ = teacher_and_judge(config, connection)
     try:
         return await _ask(teacher, prompts, on_event, stop)
     finally:

@@ -120,7 +120,8 @@ DATA = (
     "a verifier that accepts right answers and rejects others: corrections or selection",
 )
 _OWN = (
-    "answers that pass 40 % or more (another teacher, a better prompt, your own): `sft`",
+    "answers that pass 70 % or more, or 40 % and more often than the student's (another teacher, a better prompt, your "
+    "own): `sft`",
     "a teacher that passes more often than the student: corrections until they pass (`isft`)",
 )
 _WRONG = "a trustworthy verifier that passes less than 40 % of the answers: corrections until they pass (`isft`)"
