@@ -13,6 +13,7 @@ from typing import Any
 from bbdistill.asking import Asking, Batch, Range
 from bbdistill.client.bounds import BYTES_PER_TOKEN
 from bbdistill.client.prices import price
+from bbdistill.client.sqlite import StoreEmpty
 from bbdistill.client.store import Store
 from bbdistill.config import RunConfig, Settings
 from bbdistill.stages import Stage, demonstrated, prompts_marked, prompts_used, stages
@@ -84,14 +85,23 @@ def estimate(path: Path, *, overrides: tuple[str, ...] = (), skip_bad: bool = Fa
 
 def estimate_task(config: RunConfig, task: Task) -> Estimate:
     """The same for a config whose files are read."""
-    file = config.teacher.cache
-    store = Store(file, read_only=True) if file.is_file() else None
+    store = _recorded(config.teacher.cache)
     try:
         lines = asyncio.run(_Estimator(config, task, store).lines())
     finally:
         if store is not None:
             store.close()
     return Estimate(models=tuple(dict.fromkeys((config.teacher.model, config.judge_config.model))), lines=lines)
+
+
+def _recorded(file: Path) -> Store | None:
+    """What is recorded so far, if anything is."""
+    if not file.is_file():
+        return None
+    try:
+        return Store(file, read_only=True)
+    except StoreEmpty:
+        return None
 
 
 class _Estimator:

@@ -36,6 +36,10 @@ class StoreBusy(StoreError):
     """Another process is writing to the file."""
 
 
+class StoreEmpty(ConfigError):
+    """The file has no tables at all: nothing is recorded in it yet, or another process is just making it."""
+
+
 def _code(fault: sqlite3.Error) -> int:
     # The low byte is the primary code; the rest is detail.
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF
@@ -160,5 +164,7 @@ def _check_schema(database: Database, path: Path) -> None:
             f"{max(ours)}; upgrade bbdistill, or give another path"
         )
     # One that is only read may lack what later migrations add.
+    if not database.table_names():
+        raise StoreEmpty(f"nothing is recorded in the store `{path}` yet; record with mode `auto` first")
     if "m001_initial" in {migration.name for migration in migrations.pending(database)}:
         raise ConfigError(f"`{path}` is not a store: it has no table of calls; give another path")

@@ -1,6 +1,7 @@
 """From a config to providers behind the client stack: the address, the store, the run, and one cap over all."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bbdistill.client.gate import LimitHistory
 from bbdistill.client.headers import Kind
 from bbdistill.client.http import ClientSettings, Stack, open_stack
 from bbdistill.client.prices import price
+from bbdistill.client.sqlite import StoreEmpty
 from bbdistill.client.store import Store
 from bbdistill.config import CacheMode
 from bbdistill.config.models import TeacherConfig
@@ -100,8 +102,9 @@ def ready(
                 f"no price is known for `{model.model}`, so a dollar cap cannot be kept; set `input_usd_per_mtok` and "
                 "`output_usd_per_mtok`: both to 0 for a server of your own"
             )
-    if mode != "off" and config.cache.is_file() and config.cache.stat().st_size:
-        Store(config.cache, read_only=True).close()
+    if mode != "off" and config.cache.is_file():
+        with suppress(StoreEmpty):
+            Store(config.cache, read_only=True).close()
     return [key_of(model) for model in (config, judge) if model is not None]
 
 

@@ -16,8 +16,11 @@ import pytest
 from bbdistill.client.keys import key
 from bbdistill.client.retry import Attempt
 from bbdistill.client.rows import CallRow
+from bbdistill.client.sqlite import StoreEmpty
 from bbdistill.client.store import Store
+from bbdistill.config.models import TeacherConfig
 from bbdistill.errors import ConfigError, StoreError
+from bbdistill.teacher.connect import ready
 from bbdistill.types import Prompt, Rollout
 
 
@@ -380,6 +383,22 @@ def test_other_ways_not_to_be_a_store(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE notes (text)").connection.commit()
     with pytest.raises(ConfigError, match="has no table of calls"):
         Store(tmp_path / "other.db", read_only=True)
+
+
+@pytest.mark.parametrize("made", ["nothing", "wal"])
+def test_a_store_that_another_process_is_just_making(tmp_path: Path, made: str) -> None:
+    """Its file and its mode come a moment before its tables."""
+    path = tmp_path / "x.db"
+    path.touch()
+    if made == "wal":
+        sqlite3.connect(path).execute("PRAGMA journal_mode = WAL").connection.close()
+        assert path.stat().st_size
+    with pytest.raises(StoreEmpty, match=r"nothing is recorded in the store `.*x\.db` yet"):
+        Store(path, read_only=True)
+    teacher = TeacherConfig.model_validate({"model": "openai:m", "base_url": "http://127.0.0.1:9/v1", "cache": path})
+    assert len(ready(teacher, mode="auto")) == 1
+    Store(path).close()
+    assert Store(path, read_only=True).calls() == []
 
 
 def test_a_locked_store_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
