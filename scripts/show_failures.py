@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Makes three runs fail on purpose and prints when they fail, and when the monitors say so. Offline, with the demo.
+"""Makes runs fail on purpose and prints when they fail, and when the monitors say so. Offline, with the demo.
 
     scripts/show_failures.py FOLDER [--only NAME]     run what is missing, and print the table
     scripts/show_failures.py FOLDER --table                        print what is there
 
 healthy      `gad` as it should be: nothing fails, and nothing should be told
 frozen       a discriminator that stops learning after its warm-up, and is the only reward (GAD's own ablation)
-temperature  a sampler at temperature 1.25, while the trainer computes at 1
+warm         a sampler at temperature 1.25, while the trainer computes at 1
+hot          the same at 1.6
 repetition   a reward for saying things again and again
 
 Nothing is stopped here (`train.on_collapse = "warn"`). Every fourth step the student's greedy answers to the validation
@@ -78,7 +79,8 @@ USUAL = (
 SCENES = {
     "healthy": Scene(overrides=("train.policy_learning_rate=1e-4", "train.sft_weight=1.0")),
     "frozen": Scene(overrides=("reward.verifier=0.0", "discriminator.length_control=false"), freezes=True),
-    "temperature": Scene(overrides=("student.temperature=1.25",)),
+    "warm": Scene(overrides=("student.temperature=1.25",)),
+    "hot": Scene(overrides=("student.temperature=1.6",)),
     "repetition": Scene(overrides=('recipe="grpo"', "feedback.demonstrations=true", "reward.discriminator=0.0")),
 }
 
