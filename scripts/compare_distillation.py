@@ -102,6 +102,7 @@ max_new_tokens = {STUDY.max_new_tokens}
 [teacher]
 model = "local:bundled"
 cache = "teacher.db"
+max_tokens = {STUDY.max_new_tokens}
 
 [task]
 prompts = "references.jsonl"
