@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bbdistill.errors import (
         BBDistillError,
         BudgetExceeded,
+        Collapse,
         ConfigError,
         MissingExtraError,
         ReplayMiss,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         RunStopped,
         StoreError,
         TeacherError,
+        VerifierError,
     )
     from bbdistill.recording import Recording, open_recording
     from bbdistill.runner import RunResult, arun, run
@@ -46,6 +48,7 @@ _HOME = {
         (
             "BBDistillError",
             "BudgetExceeded",
+            "Collapse",
             "ConfigError",
             "MissingExtraError",
             "ReplayMiss",
@@ -53,6 +56,7 @@ _HOME = {
             "RunStopped",
             "StoreError",
             "TeacherError",
+            "VerifierError",
         ),
         "errors",
     ),
@@ -63,6 +67,7 @@ __all__ = [
     "Advice",
     "BBDistillError",
     "BudgetExceeded",
+    "Collapse",
     "ConfigError",
     "Correction",
     "Demonstration",
@@ -81,6 +86,7 @@ __all__ = [
     "TeacherError",
     "Tie",
     "Verdict",
+    "VerifierError",
     "advise",
     "arun",
     "http_client",

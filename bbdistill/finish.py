@@ -31,6 +31,9 @@ SAMPLES = 10
 
 def finish(run: Run, state: TrainState) -> RunResult:
     """Adapter, evaluation, report."""
+    if state.step and not state.counts.tokens:
+        reasons = f" ({run.why_unusable})" if run.why_unusable else ""
+        run.note(f"note: no step had anything to learn from{reasons}, so the student is as it was")
     answers = _evaluate(run, state)
     evidence.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
     report = _report(run, state, answers)
@@ -168,7 +171,7 @@ def _evaluation(prompts: Sequence[Prompt], answers: Mapping[str, Answers]) -> It
 def evaluate_finished(directory: RunDir, test: Path | None, on_event: OnEvent) -> dict[str, dict[str, Any]]:
     """Base and adapter of a finished run on its test prompts, or on another file's."""
     config, student = _reopened(directory)
-    task = load_task(config)
+    task = load_task(config, skip_bad=bool(read_json(directory.config).get("skip_bad")))
     prompts = data.load_prompts(test).prompts if test else task.test
     found: dict[str, dict[str, Any]] = {}
     for name, adapter in (("base", False), ("student", True)):

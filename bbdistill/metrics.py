@@ -74,10 +74,10 @@ def money(usd: float | None) -> str:
 
 
 class MetricsFile:
-    """`metrics.jsonl`. Opened for a resume at step n, it forgets what stands after step n."""
+    """`metrics.jsonl`. Opened for a resume at step n, it forgets what stands after step n, and what was torn."""
 
     def __init__(self, path: Path, *, after_step: int = 0) -> None:
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= after_step] if after_step else []
+        kept = [line for line in _lines(path) if _step(line) <= after_step]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._path = path
 
@@ -90,8 +90,13 @@ class MetricsFile:
             file.write(json.dumps(row) + "\n")
 
 
+def _step(line: str) -> float:
+    """Of a torn line it is none: it belongs to a step that is done again."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def _lines(path: Path) -> list[str]:
-    """Whole lines only: a torn last line belongs to a step that is done again."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

@@ -68,6 +68,11 @@ def _new(config: RunConfig, settings: Settings, file: Path | None) -> tuple[Path
     stamp = f"{file.stem if file else config.recipe}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     path = settings.out or Path("runs") / stamp
     RunDir.check(path, overwrite=settings.overwrite)
+    if config.teacher.cache.absolute().is_relative_to(path.absolute()):
+        raise ConfigError(
+            f"the store `{config.teacher.cache}` would lie in the run's directory `{path}`, which --overwrite deletes; "
+            "set `teacher.cache` or --out to another place"
+        )
     facts = {
         "run": stamp,
         "task": None if file is None else str(file),

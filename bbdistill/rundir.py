@@ -10,16 +10,21 @@ runs/<name>/
   rubrics/ coachings/ step_000020.jsonl                   by what answers were marked, and how; advice on what failed
 """
 
+import fcntl
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bbdistill.errors import ConfigError, RunError
+
+_WRITTEN = {"task", "mode", "replay"}
+"""What config.json of any run has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,9 @@ class RunDir:
                 raise ConfigError(
                     f"`{path}` is not empty; use --resume to go on, --overwrite to start again, or another --out"
                 )
-            if not (path / "config.json").is_file():
+            if not _is_run(path):
                 raise ConfigError(
-                    f"`{path}` has no config.json, so it is not a run and will not be overwritten; use another --out"
+                    f"`{path}` is not a run and will not be overwritten (no config.json of one); use another --out"
                 )
         there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -49,7 +54,8 @@ class RunDir:
         """A fresh directory, with what is known of its run in config.json. ConfigError as in `check`."""
         cls.check(path, overwrite=overwrite)
         if path.exists() and any(path.iterdir()):
-            shutil.rmtree(path)
+            with alone(path):
+                shutil.rmtree(path)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         directory = cls(path, missing[-1] if missing else None)
@@ -58,9 +64,9 @@ class RunDir:
 
     @classmethod
     def existing(cls, path: Path) -> "RunDir":
-        if not (path / "config.json").is_file():
+        if not _is_run(path):
             raise ConfigError(
-                f"`{path}` is not a run (no config.json there); give the directory of a finished or stopped run"
+                f"`{path}` is not a run (no config.json of one there); give the directory of a finished or stopped run"
             )
         return cls(path)
 
@@ -68,6 +74,11 @@ class RunDir:
     def finished(cls, path: Path) -> "RunDir":
         """RunError, with the command that goes on, where the run has not come to its end."""
         directory = cls.existing(path)
+        if not directory.report.is_file() and directory.best.is_dir():
+            raise RunError(
+                f"the run in `{path}` was stopped because it went wrong; its best student is the adapter in "
+                f"`{directory.best}`, from which a new run goes on with `student.adapter`"
+            )
         if not directory.report.is_file():
             raise RunError(f"the run in `{path}` is not finished; go on with: {directory.resume_command()}")
         return directory
@@ -153,6 +164,27 @@ class RunDir:
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         return sorted(path for path in (self.path / "checkpoints").glob("step_??????") if path.is_dir())
+
+
+@contextmanager
+def alone(path: Path) -> Generator[None]:
+    """RunError where another process is at work on the run in `path`, which is locked as long as this lasts."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # of a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"another process is at work on the run in `{path}`; wait for its end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether its config.json is one that was written here: models have files of this name too."""
+    file = path / "config.json"
+    return file.is_file() and read_json(file).keys() >= _WRITTEN
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

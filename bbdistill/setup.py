@@ -16,7 +16,7 @@ from bbdistill.local import open_local
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.place import Place
 from bbdistill.plan import Plan
-from bbdistill.rundir import RunDir
+from bbdistill.rundir import RunDir, alone
 from bbdistill.stages import Stage, stages
 from bbdistill.student.discriminator import Discriminator, NoDiscriminator
 from bbdistill.student.export import load_adapter
@@ -132,6 +132,7 @@ def open_run(
     start = config.require_student().adapter
     if start is not None:
         load_adapter(student, start)
+    student.check_room((*task.train, *task.validation, *task.test))  # before anything is paid for
     local = open_local(config.teacher.model_name, top_k=config.distill.top_k) if config.teacher.is_local else None
     connection = connect(
         config.teacher,
@@ -169,7 +170,8 @@ def open_run(
             # A resumed run goes on the way it was begun: its batches may still be out.
             batch=settings.batch or bool(place.facts.get("batch")),
         )
-        yield live
+        with alone(directory.path):
+            yield live
     finally:
         loop.run(connection.close())
         loop.close()

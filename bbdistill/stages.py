@@ -109,12 +109,14 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
                 )
             return (supervised,)
         case "gad" | "grpo" | "rubric" | "coach":
-            feedback = config.feedback
-            if config.reward.discriminator and not (shown or feedback.preferences or feedback.corrections):
+            feedback, weights = config.feedback, config.discriminator
+            known = (shown and weights.teacher_weight) or (feedback.preferences and weights.preference_weight)
+            if config.reward.discriminator and not (known or (feedback.corrections and weights.correction_weight)):
                 raise ConfigError(
                     "the discriminator has nothing to learn from: no training prompt has a `completion`, and the "
                     "teacher is asked for nothing; set `feedback.demonstrations = true`, or raise "
-                    "`feedback.preferences` or `feedback.corrections`, or set `reward.discriminator = 0`"
+                    "`feedback.preferences` or `feedback.corrections`, where their weights in `[discriminator]` are not "
+                    "0, or set `reward.discriminator = 0`"
                 )
             alone = _discriminator(config, ids)  # it asks for nothing, so that the answers alone can teach it
             rewarded = (alone, _policy(config, ids)) if shown else (_policy(config, ids),)

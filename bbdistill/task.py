@@ -46,9 +46,12 @@ class Task:
     @property
     def test_seen_in_train(self) -> int:
         """Test prompts whose conversation the run also sees: to train on, or to choose the best student by."""
-        seen = self.train if self.test_is_validation else (*self.train, *self.validation)
-        known = {care.conversation(prompt) for prompt in seen}
-        return sum(care.conversation(prompt) in known for prompt in self.test)
+        return _seen(self.test, self.train if self.test_is_validation else (*self.train, *self.validation))
+
+    @property
+    def validation_seen_in_train(self) -> int:
+        """Validation prompts whose conversation the run is also trained on."""
+        return _seen(self.validation, self.train)
 
 
 def resolve(given: str | Path | RunConfig, settings: Settings) -> RunConfig:
@@ -91,12 +94,24 @@ def load_task(config: RunConfig, *, skip_bad: bool = False) -> Task:
         prompts_file=task.prompts,
     )
     if loaded.test_seen_in_train and not task.allow_contamination:
-        raise ConfigError(
-            f"{loaded.test_seen_in_train} of the {len(test)} test prompts in `{task.test}` also stand in the training "
-            f"prompts in `{task.prompts}`, so a score on them says nothing; take them out of one of the files, or set "
-            "`task.allow_contamination = true`"
+        raise _contaminated("test", loaded.test_seen_in_train, len(test), task.test, task.prompts)
+    if loaded.validation_seen_in_train and not task.allow_contamination:
+        raise _contaminated(
+            "validation", loaded.validation_seen_in_train, len(validation), task.validation, task.prompts
         )
     return loaded
+
+
+def _contaminated(what: str, seen: int, count: int, file: Path | None, prompts: Path) -> ConfigError:
+    return ConfigError(
+        f"{seen} of the {count} {what} prompts in `{file}` also stand in the training prompts in `{prompts}`, so a "
+        "score on them says nothing; take them out of one of the files, or set `task.allow_contamination = true`"
+    )
+
+
+def _seen(held: Sequence[Prompt], seen: Sequence[Prompt]) -> int:
+    known = {care.conversation(prompt) for prompt in seen}
+    return sum(care.conversation(prompt) in known for prompt in held)
 
 
 def load_verifier(config: RunConfig) -> Verify:

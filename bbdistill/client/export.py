@@ -21,9 +21,12 @@ def export(source: Path, out: Path, *, run: str | None = None, calls: Collection
     whole = open_database(source, read_only=True)
     with closing(whole), in_words(source):
         run = _known(whole.conn, source, run)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # SQLite writes into an empty file, which then keeps this mode: replies are nobody else's business.
-        os.close(os.open(out, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            # SQLite writes into an empty file, which then keeps this mode: replies are nobody else's business.
+            os.close(os.open(out, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except OSError as fault:
+            raise ConfigError(f"`{out}` cannot be written ({fault.strerror}); give another path") from None
         try:
             whole.conn.execute("VACUUM INTO ?", [str(out)])
             with closing(sqlite3.connect(out)) as copy:

@@ -12,8 +12,6 @@ _RETRYABLE = {408, 409, 429}
 _FINAL = {400, 401, 402, 403, 404, 413, 422}
 STRUCTURED_OUTPUT = ("response_format", "json_schema", "output_config", "structured output")
 """A server that names one of these does not take that form of request; some say so with a 500."""
-_HOPELESS = ("insufficient_quota", "billing", "spend_limit", "context_length", "context_size")
-"""In the codes of an error: no money left, or too long a request. Some servers say so with a 429 or a 500."""
 
 
 def examine(call: Call, reply: Reply) -> Reply:
@@ -55,7 +53,7 @@ def retry_after(reply: Reply) -> float | None:
 
 def _retryable(reply: Reply, codes: str) -> bool:
     wish = reply.headers.get("x-should-retry")
-    if reply.status in _FINAL or wish == "false" or any(word in codes for word in _HOPELESS):
+    if reply.status in _FINAL or wish == "false" or any(word in codes for word in wire.HOPELESS):
         return False
     return wish == "true" or reply.status in _RETRYABLE or reply.status >= 500
 

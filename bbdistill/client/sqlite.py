@@ -22,8 +22,7 @@ _SENTENCES = {
     sqlite3.SQLITE_BUSY: "is locked by another process; wait until that one is done, and resume",
     sqlite3.SQLITE_LOCKED: "is locked by another process; wait until that one is done, and resume",
     sqlite3.SQLITE_NOTADB: "is not a store (no SQLite database); give another path",
-    sqlite3.SQLITE_CORRUPT: "is damaged: `bbdistill cache verify` says where; restore it from a copy, or recover what "
-    "can be with `sqlite3 FILE .recover`",
+    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a copy, or recover what can be with `sqlite3 FILE .recover`",
     sqlite3.SQLITE_READONLY: "cannot be written: it is read-only; replay it, or give a path you can write to",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the path and its permissions",
     sqlite3.SQLITE_CONSTRAINT: "already has this entry, which is never overwritten",

@@ -84,7 +84,7 @@ class PolicyConfig(Section):
     updates: int = Field(1, ge=1, le=16)
     """Optimiser steps on the same rollouts; the clip range matters from the second on."""
     clip_low: float = Field(0.2, gt=0, lt=1)
-    clip_high: float = Field(0.28, gt=0)
+    clip_high: float = Field(0.28, gt=0, le=10)
     """How far a token's probability may move before its gradient ends: down to 1 - clip_low, up to 1 + clip_high."""
     kl: Literal["k1_reward", "k2_loss"] = "k2_loss"
     """How moving away from the base is held against it: in the reward, nats per rollout, or in the loss, per token."""

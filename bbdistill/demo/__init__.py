@@ -35,12 +35,14 @@ def demo_config(*, live: tuple[str, str] | None = None, store: Path | None = Non
 def run_demo(
     *, out: Path, live: tuple[str, str] | None, on_event: OnEvent, stop: threading.Event | None = None
 ) -> RunResult:
-    """Replays the shipped recording, or asks a live teacher into a fresh store in the run's directory."""
+    """Replays the shipped recording, or asks a live teacher into a store beside the run's directory.
+
+    What that store has of the same teacher is not asked again.
+    """
     RunDir.check(out, overwrite=True)
     if live is None:
         recording = shipped("cache") / RECORDING
         return run(demo_config(), out=out, overwrite=True, replay=str(recording), on_event=on_event, stop=stop)
     store = out.with_name(f"{out.name}.db")
-    store.unlink(missing_ok=True)
     config = demo_config(live=live, store=store.resolve())
     return run(config, out=out, overwrite=True, on_event=on_event, stop=stop)

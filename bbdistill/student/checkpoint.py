@@ -36,8 +36,8 @@ def load(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         tensors = torch.load(directory / TENSORS, map_location="cpu", weights_only=True)
         return tensors, json.loads((directory / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError, UnpicklingError) as fault:
+    except (OSError, EOFError, ValueError, RuntimeError, UnpicklingError) as fault:
         raise RunError(
-            f"checkpoint `{directory}` cannot be read ({str(fault).splitlines()[0]}); "
+            f"checkpoint `{directory}` cannot be read ({(str(fault) or repr(fault)).splitlines()[0]}); "
             "delete it and resume from the one before"
         ) from fault

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from bbdistill.balance import CHANCE, Pool, running, speeds, weigh
 from bbdistill.config.training import DiscriminatorConfig
+from bbdistill.errors import RunError
 from bbdistill.losses.discriminator import bradley_terry_loss
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import by_prompt, last_hidden, micro_batches
@@ -75,6 +77,11 @@ class Discriminator:
                 head = self._frozen_head if frozen else self._head
                 scores = self._forward([row for _, row in batch], head).tolist()
                 found |= {key: score for (key, _), score in zip(batch, scores, strict=True)}
+        if not all(map(math.isfinite, found.values())):
+            raise RunError(
+                "scores of the discriminator are not finite; lower `discriminator.learning_rate` and start again with "
+                "another --out: replies that are stored are not paid for twice"
+            )
         return [found[prompt.id, text] for prompt, text in answers]
 
     @property

@@ -25,7 +25,8 @@ class Optimiser:
             self._adam.zero_grad()
             raise RunError(
                 f"the gradient norm of the {self._name} is {norm}, so the step was not taken; "
-                "lower the learning rate, or set `student.dtype` to float32, and resume"
+                "lower the learning rate, or set `student.dtype` to float32, and start again with another --out: "
+                "replies that are stored are not paid for twice"
             )
         for group in self._adam.param_groups:
             group["lr"] = learning_rate

@@ -89,6 +89,18 @@ class Student:
         tokens = len(chat.prompt_ids(prompt.messages)) + len(chat.completion_ids(prompt.messages, text))
         return tokens <= self.base.context
 
+    def check_room(self, prompts: Sequence[Prompt]) -> None:
+        """ConfigError where an answer to one of them would not fit into the model."""
+        room, tokens = self.base.context, self._settings.max_new_tokens
+        for prompt in prompts:
+            length = len(self.base.chat.prompt_ids(prompt.messages, tags=self.tags))
+            if length + tokens > room:
+                raise ConfigError(
+                    f"prompt `{prompt.id}` has {length} tokens and `student.max_new_tokens` is {tokens}, but "
+                    f"`{self.base.name}` has room for {room} together; shorten or leave out such prompts, or lower "
+                    "`student.max_new_tokens`"
+                )
+
     def drift(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
         """How far each rollout speaks for a move away from the base: log pi / pi_base of all its tokens, in nats."""
         rollouts = [rollout for group in rollouts_P_G for rollout in group]
@@ -226,14 +238,9 @@ class Student:
         temperature: float,
         adapter: str | None,
     ) -> list[list[Sampled]]:
+        self.check_room(prompts)
         tags = adapter is not None and self.tags
         ids = [self.base.chat.prompt_ids(prompt.messages, tags=tags) for prompt in prompts]
-        longest = max((len(prompt) for prompt in ids), default=0) + self._settings.max_new_tokens
-        if longest > self.base.context:
-            raise ConfigError(
-                f"the longest prompt and `student.max_new_tokens` make {longest} tokens, but `{self.base.name}` has "
-                f"room for {self.base.context}; shorten the prompts or lower `student.max_new_tokens`"
-            )
         with self.adapters.use(adapter):
             return sample(
                 self.base,

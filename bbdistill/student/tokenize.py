@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,16 @@ def advised(prompt: Prompt, advice: str) -> Prompt:
     said = first.get("content")
     first["content"] = [{"type": "text", "text": line}, *said] if isinstance(said, list) else f"{line}{said or ''}"
     return replace(prompt, messages=tuple(messages))
+
+
+def _text(content: Any) -> str | None:
+    """A message's content as templates take it, which may have come in parts."""
+    if not isinstance(content, list):
+        return content
+    parts = cast(list[Message], content)
+    if other := [part.get("type") for part in parts if part.get("type") != "text"]:
+        raise ConfigError(f"a prompt has a part of type `{other[0]}`; a student reads text alone")
+    return "".join(part["text"] for part in parts)
 
 
 class Chat:
@@ -149,9 +160,10 @@ class Chat:
 
     def _render(self, messages: Sequence[Message], *, generation: bool) -> str:
         # Templates of reasoning models open a thinking block unless told not to; the others ignore the word.
+        plain: list[dict[str, Any]] = [{**message, "content": _text(message.get("content"))} for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                plain,
                 tokenize=False,
                 add_generation_prompt=generation,
                 enable_thinking=False,

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, Literal, cast
 
-from bbdistill.client.values import as_object
+from bbdistill.client.values import as_object, is_text, parse
 from bbdistill.teacher.base import JsonSchema
 from bbdistill.types import Criterion, Mark
 
@@ -257,13 +257,10 @@ def _line(text: str, key: str) -> str | None:
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object that the text is, or holds in its only code fence."""
+    """The JSON object that the text is, or holds in its only code fence; an empty one if half a character is in it."""
     fenced = _FENCE.findall(text)
     for candidate in (text, *fenced[:1]):
-        try:
-            value: Any = json.loads(candidate)
-        except (ValueError, RecursionError):
-            continue
+        value: Any = parse(candidate)
         if isinstance(value, dict):
-            return cast(dict[str, Any], value)
+            return cast(dict[str, Any], value) if is_text(candidate) else {}
     return None

@@ -63,7 +63,7 @@ class Custom:
     def _verdict(self, found: Any) -> Verdict | Abstain:
         match found:
             case Verdict(score=score, passed=bool(), feedback=str()) if _is_score(score):
-                return replace(found, feedback=without_keys(found.feedback))
+                return replace(found, feedback=_feedback(found.feedback))
             case Abstain():
                 return found
             case (score, str() as feedback) if _is_score(score):
@@ -76,7 +76,7 @@ class Custom:
                     "a score from 0 to 1, or one of these two with the feedback"
                 )
         passed = score == 1
-        return Verdict(score=float(score), passed=passed, feedback="" if passed else without_keys(feedback))
+        return Verdict(score=float(score), passed=passed, feedback="" if passed else _feedback(feedback))
 
 
 def _imported(module: str, directory: Path, name: str, known: Collection[str]) -> Any:
@@ -92,6 +92,11 @@ def _imported(module: str, directory: Path, name: str, known: Collection[str]) -
         raise ConfigError(f"the verifier `{name}`: no module `{module}` in `{directory}`{hint}") from None
     except (Exception, SystemExit) as fault:
         raise _broken(f"the verifier `{name}` cannot be imported", fault) from _told(fault)
+
+
+def _feedback(text: str) -> str:
+    """As it may be sent: without keys, and with half a surrogate pair spelt out."""
+    return without_keys(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _is_score(value: Any) -> bool:

@@ -72,6 +72,15 @@ def test_a_test_prompt_in_the_training_prompts_is_refused(tmp_path: Path):
     assert (allowed.test_seen_in_train, len(allowed.train)) == (1, 22)
 
 
+def test_a_validation_prompt_in_the_training_prompts_is_refused(tmp_path: Path):
+    config = write_task(tmp_path, RuleTeacher(), tmp_path)
+    same = f'task.validation="{tmp_path / "train.jsonl"}"'
+    with pytest.raises(ConfigError, match=r"(\d+) of the \1 validation prompts"):
+        load_task(load_config(config, [same]))
+    allowed = load_task(load_config(config, [same, "task.allow_contamination=true"]))
+    assert allowed.validation_seen_in_train == len(allowed.validation)
+
+
 def test_equal_prompts_are_left_out_and_near_ones_where_told(tmp_path: Path):
     config = write_task(tmp_path, RuleTeacher(), tmp_path)
     text = " ".join(f"w{i}" for i in range(12))

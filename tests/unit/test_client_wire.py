@@ -234,3 +234,31 @@ def test_a_usage_of_no_counts_is_a_reply_of_unknown_cost(usage: dict[str, object
     reading = read("/chat/completions", json.dumps(body).encode(), JSON)
     assert (reading.text, reading.metered) == ("hi", False)
     assert min(reading.usage.input_tokens, reading.usage.output_tokens) >= 0
+
+
+@pytest.mark.parametrize("text", ["bad \ud800 end", '{"winner": "A", "reason": "\\ud800"}'])
+def test_half_a_surrogate_pair_is_no_text(text: str):
+    with pytest.raises(Malformed, match="half a surrogate pair") as caught:
+        read("/chat/completions", chat({"content": text}), JSON)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "text", ["whole \U0001f600 end", '{"reason": "\\ud83d\\ude00"}', "[" * 900 + "]" * 900, "\\ud800"]
+)
+def test_whole_characters_are_text_however_they_are_written(text: str):
+    assert read("/chat/completions", chat({"content": text}), JSON).text == text
+
+
+def test_a_count_of_tokens_that_cannot_be_is_none():
+    usage = {"prompt_tokens": 10**30, "completion_tokens": 3}
+    found = read("/chat/completions", chat({"content": "hi"}, usage=usage), JSON)
+    assert found.usage == Usage(output_tokens=3)
+    assert not found.metered
+
+
+@pytest.mark.parametrize(("code", "retryable"), [("insufficient_quota", False), ("overloaded", True)])
+def test_an_error_inside_a_200_is_tried_again_only_where_that_may_help(code: str, retryable: bool):
+    with pytest.raises(Malformed) as caught:
+        read("/chat/completions", json.dumps({"error": {"type": code, "message": "no"}}).encode(), JSON)
+    assert caught.value.retryable is retryable

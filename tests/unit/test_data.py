@@ -141,6 +141,8 @@ BAD = {
         {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
         "has a tool call as its completion",
     ),
+    "empty completion": ({"prompt": "Hi", "completion": " "}, "an empty `completion`; leave the key out"),
+    "number in a part": ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "is not text"),
     "true id": ({"prompt": "Hi", "id": True}, "has true as its id"),
     "blank id": ({"prompt": "Hi", "id": " "}, "as its id"),
     "same id": ({"prompt": "Other", "id": "first"}, "id `first` of line 1"),

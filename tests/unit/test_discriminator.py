@@ -8,6 +8,7 @@ from student_examples import ranked_pairs, rollout_of
 from student_fixtures import prompts, tiny_config, tiny_student
 
 from bbdistill.config.training import DiscriminatorConfig
+from bbdistill.errors import RunError
 from bbdistill.student.discriminator import Discriminator
 from bbdistill.student.open import open_student
 from bbdistill.student.student import Student
@@ -38,6 +39,14 @@ def test_scores_have_the_shape_of_the_rollouts_and_do_not_depend_on_the_batch(
     assert [len(group) for group in scores] == [2, 2, 2]
     alone = discriminator.score([(rollouts[1][1].prompt, rollouts[1][1].completion)])[0]
     assert scores[1][1] == pytest.approx(alone, abs=1e-5)
+
+
+def test_scores_that_are_no_numbers_end_the_run(discriminator: Discriminator):
+    state = discriminator.state()
+    state["head"]["weight"].fill_(float("nan"))
+    discriminator.load_state(state)
+    with pytest.raises(RunError, match="scores of the discriminator are not finite"):
+        discriminator.score([(prompts(1)[0], "hello")])
 
 
 def test_rollouts_are_read_once_until_the_next_update(student: Student, discriminator: Discriminator):

@@ -120,3 +120,10 @@ def test_a_quote_is_found_whatever_its_spacing_and_quotation_marks(quote: str, f
 def test_what_is_left_alone_may_be_set_out_anew(beginning: str, text: str, rest: str | None):
     place = end_of(beginning, text)
     assert (None if place is None else text[place:]) == rest
+
+
+@pytest.mark.parametrize(
+    "text", ['{"winner": "A", "reason": "\\ud800"}', '```json\n{"winner": "A", "reason": "\\ud800"}\n```']
+)
+def test_a_verdict_with_half_a_character_is_none(text: str):
+    assert winner(text) is None

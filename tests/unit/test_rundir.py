@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from bbdistill.errors import ConfigError, RunError
-from bbdistill.rundir import RunDir
+from bbdistill.metrics import MetricsFile
+from bbdistill.rundir import RunDir, alone
 
 FACTS = {"task": "my task.toml", "overrides": ["a.b=c d"], "replay": None, "mode": "auto", "max_usd": None}
 
@@ -31,6 +32,36 @@ def test_a_run_takes_only_an_empty_place_or_an_old_run(tmp_path: Path):
     assert tree(tmp_path) == {"old", "old/precious", "old/config.json", "other", "other/precious", "file"}
     RunDir.create(tmp_path / "old", FACTS, overwrite=True)
     assert tree(tmp_path / "old") == {"config.json"}
+
+
+def test_a_directory_with_some_other_config_is_not_overwritten(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(ConfigError, match="is not a run and will not be overwritten"):
+        RunDir.create(model, FACTS, overwrite=True)
+    with pytest.raises(ConfigError, match="is not a run"):
+        RunDir.existing(model)
+    assert tree(tmp_path) == {"model", "model/config.json"}
+
+
+def test_two_never_work_on_one_run(tmp_path: Path):
+    run = RunDir.create(tmp_path / "run", FACTS)
+    with alone(run.path):
+        with pytest.raises(RunError, match="another process is at work on the run"), alone(run.path):
+            pass
+        with pytest.raises(RunError, match="another process"):
+            RunDir.create(run.path, FACTS, overwrite=True)
+        assert run.config.is_file()
+    with alone(run.path):
+        pass
+
+
+def test_a_run_that_went_wrong_names_its_best_student(tmp_path: Path):
+    run = RunDir.create(tmp_path / "run", FACTS)
+    run.best.mkdir()
+    with pytest.raises(RunError, match="went wrong; its best student is the adapter in `.*run/best`"):
+        RunDir.finished(run.path)
 
 
 def test_what_is_discarded_is_what_was_made_for_it(tmp_path: Path):
@@ -67,3 +98,10 @@ def test_an_unfinished_run_names_the_command_that_goes_on(facts: dict[str, objec
     assert RunDir.finished(directory.path).path == directory.path
     with pytest.raises(ConfigError, match="is not a run"):
         RunDir.finished(tmp_path)
+
+
+def test_metrics_of_a_resumed_run_lose_what_is_done_again_and_what_was_torn(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "stage": "sft"}\nbroken }\n{"step": 2, "stage": "sft"}\n[3]\n{"st')
+    MetricsFile(path, after_step=1).log(2, "sft", {"x": float("nan")})
+    assert path.read_text() == '{"step": 1, "stage": "sft"}\n{"step": 2, "stage": "sft", "x": null}\n'

@@ -1,6 +1,7 @@
 """The student side on a tiny random model: what it samples, trains, saves and exports, held against the plain way."""
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -305,8 +306,23 @@ def test_temperature_changes_the_distribution_that_is_recorded(model: Path):
 
 
 def test_a_prompt_without_room_for_its_answer_is_a_config_error(student: Student):
-    with pytest.raises(ConfigError, match=r"make \d+ tokens, but .* has room for 256"):
+    with pytest.raises(ConfigError, match=r"prompt `p\d*` has \d+ tokens .* has room for 256 together"):
         student.sample(prompts(1, system="word " * 200), group_size=1, step=0)
+
+
+def test_a_prompt_in_parts_is_the_text_of_its_parts(student: Student):
+    chat = student.base.chat
+    parts = [{"type": "text", "text": "Say "}, {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]
+    assert chat.prompt_ids([{"role": "user", "content": parts}]) == chat.prompt_ids(
+        [{"role": "user", "content": "Say hi"}]
+    )
+    with pytest.raises(ConfigError, match="a part of type `image_url`; a student reads text alone"):
+        chat.prompt_ids([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
+
+
+def test_logits_that_are_not_finite_draw_nothing():
+    with pytest.raises(RunError, match="logits are not finite, so nothing can be drawn"):
+        draw(torch.tensor([[0.0, math.nan]]), torch.tensor([0.5], dtype=torch.float64), 1.0)
 
 
 def test_sampling_nothing_gives_nothing(student: Student):
@@ -542,6 +558,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path):
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path):
     checkpoint.save(tmp_path / "c", {"x": torch.ones(2)}, {})
-    (tmp_path / "c" / "tensors.pt").write_bytes(b"damaged")
-    with pytest.raises(RunError, match=r"checkpoint .* cannot be read"):
-        checkpoint.load(tmp_path / "c")
+    for content in (b"damaged", b""):
+        (tmp_path / "c" / "tensors.pt").write_bytes(content)
+        with pytest.raises(RunError, match=r"checkpoint .* cannot be read \(.+\)"):
+            checkpoint.load(tmp_path / "c")

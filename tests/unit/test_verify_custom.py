@@ -33,6 +33,7 @@ def yes_and_why(prompt, answer): return True, "never said"
 def no_and_why(prompt, answer): return False, "Say it shorter."
 def some_and_why(prompt, answer): return 0.25, "Say it shorter."
 def as_list(prompt, answer): return [False, "Say it shorter."]
+def half_a_pair(prompt, answer): return False, "bad \\ud800 end"
 def by_reference(prompt, answer): return answer == prompt.reference, "It is " + prompt.reference
 
 def nothing(prompt, answer): pass
@@ -89,6 +90,7 @@ GIVES: dict[str, Said] = {
     "no_and_why": wrong("Say it shorter."),
     "some_and_why": wrong("Say it shorter.", 0.25),
     "as_list": wrong("Say it shorter."),
+    "half_a_pair": wrong("bad \\ud800 end"),
     "by_reference": wrong("It is Paris"),
 }
 
