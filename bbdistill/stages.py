@@ -115,8 +115,8 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
                 raise ConfigError(
                     "the discriminator has nothing to learn from: no training prompt has a `completion`, and the "
                     "teacher is asked for nothing; set `feedback.demonstrations = true`, or raise "
-                    "`feedback.preferences` or `feedback.corrections`, where their weights in `[discriminator]` are not "
-                    "0, or set `reward.discriminator = 0`"
+                    "`feedback.preferences` or `feedback.corrections` (and their weights in `[discriminator]`), or set "
+                    "`reward.discriminator = 0`"
                 )
             alone = _discriminator(config, ids)  # it asks for nothing, so that the answers alone can teach it
             rewarded = (alone, _policy(config, ids)) if shown else (_policy(config, ids),)

@@ -304,6 +304,23 @@ def test_a_run_directory_is_not_overwritten_by_accident(recorded: tuple[Path, Pa
         bbdistill.run(config, out=tmp_path, mode="replay", overwrite=True)
     with pytest.raises(bbdistill.ConfigError, match=r"train\.steps"):
         bbdistill.run(config, out=run, mode="replay", resume=True, overrides=("train.steps=9",))
+    inside = f'teacher.cache="{tmp_path / "new" / "calls.db"}"'
+    with pytest.raises(bbdistill.ConfigError, match="would lie in the run's directory"):
+        bbdistill.run(config, out=tmp_path / "new", overrides=(inside,))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_prompt_that_the_student_has_no_room_for_is_refused_before_anything_is_asked(
+    tiny_student: Path, tmp_path: Path
+):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student)
+        with (tmp_path / "test.jsonl").open("a") as file:
+            file.write(json.dumps({"id": "long", "prompt": "word " * 300}) + "\n")
+        with pytest.raises(bbdistill.ConfigError, match=r"prompt `long` has \d+ tokens .* room for 256 together"):
+            bbdistill.run(config, out=tmp_path / "run")
+        assert not teacher.asked
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_shows_the_teachers_half_before_it_looks_for_the_student(tmp_path: Path):

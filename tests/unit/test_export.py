@@ -94,8 +94,8 @@ def test_another_run_or_none(path: Path, tmp_path: Path) -> None:
         export_recording(path, tmp_path / "old.db")
     with pytest.raises(ConfigError, match="no store at"):
         export_recording(tmp_path / "missing.db", tmp_path / "new" / "none.db")
+    (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/x\.db` cannot be written"):
-        (tmp_path / "file").write_text("")
         export_recording(path, tmp_path / "file" / "x.db", run="old")
     assert not (tmp_path / "none.db").exists()
     assert not (tmp_path / "new").exists()

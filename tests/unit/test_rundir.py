@@ -60,7 +60,7 @@ def test_two_never_work_on_one_run(tmp_path: Path):
 def test_a_run_that_went_wrong_names_its_best_student(tmp_path: Path):
     run = RunDir.create(tmp_path / "run", FACTS)
     run.best.mkdir()
-    with pytest.raises(RunError, match="went wrong; its best student is the adapter in `.*run/best`"):
+    with pytest.raises(RunError, match=r"went wrong; its best student is the adapter in `.*run/best`"):
         RunDir.finished(run.path)
 
 
