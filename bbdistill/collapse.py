@@ -13,8 +13,8 @@ _CARD = "The best student of a run that was stopped by `{monitor}` at step {step
 def collapse(run: Run, state: TrainState, alarm: Alarm) -> Collapse:
     """Saves the state, and the best adapter into the run's `best/`. Leaves that adapter in the student."""
     state.save(run)
-    halved = ("--set", f"train.policy_learning_rate={run.config.train.policy_learning_rate / 2:g}")
-    again = (*halved, *run.directory.options())
+    changed = [word for change in _mended(run, alarm) for word in ("--set", change)]
+    again = (*changed, *run.directory.options())
     if not state.best:
         go_on = run.directory.command("run", *again)
         return Collapse(collapsed(alarm, step=state.step, best="", go_on=go_on))
@@ -26,3 +26,15 @@ def collapse(run: Run, state: TrainState, alarm: Alarm) -> Collapse:
     score = "which nothing judged" if state.best_score is None else f"{state.best_score:.3f}"
     best = f"step {state.best_step}, {score}"
     return Collapse(collapsed(alarm, step=state.step, best=best, go_on=run.directory.command("run", *start, *again)))
+
+
+def _mended(run: Run, alarm: Alarm) -> tuple[str, ...]:
+    """What the next try is to change: the cause where it is plain, else the rate."""
+    student, rate = run.config.require_student(), run.config.train.policy_learning_rate
+    match alarm.monitor:
+        case "mismatch" | "cut_weights" if (student.temperature, student.top_p) != (1, 1):
+            return ("student.temperature=1", "student.top_p=1")
+        case "truncation":
+            return (f"student.max_new_tokens={2 * student.max_new_tokens}",)
+        case _:
+            return (f"train.policy_learning_rate={rate / 2:g}",)

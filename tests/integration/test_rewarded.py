@@ -105,7 +105,8 @@ def test_a_run_that_goes_wrong_stops_keeps_its_best_student_and_says_how_to_go_o
         words = shlex.split(said[said.index("bbdistill run") :])
         overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         assert overrides[1] == f"student.adapter={tmp_path / 'run' / 'best'}"
-        again = bbdistill.run(config, out=tmp_path / "again", overrides=(*overrides, "student.temperature=1.0"))
+        assert overrides[3:] == ["student.temperature=1", "student.top_p=1"]  # which is what was wrong
+        again = bbdistill.run(config, out=tmp_path / "again", overrides=tuple(overrides))
         with pytest.raises(Collapse) as resumed:
             bbdistill.run(
                 config, out=tmp_path / "run", overrides=("student.temperature=0.3",), skip_bad=True, resume=True
