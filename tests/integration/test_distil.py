@@ -13,6 +13,7 @@ import bbdistill
 from bbdistill.config import CacheMode
 from bbdistill.errors import ConfigError, RunError
 from bbdistill.estimate import estimate
+from bbdistill.metrics import Event, Note
 
 NO_FEEDBACK = "preferences = 2\ncorrections = 2"
 
@@ -93,11 +94,18 @@ def test_a_server_that_gives_no_log_probs_is_found_out(
     tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("rule_teacher.logprobs", lambda asked, said: {})
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        notes.extend([event.text] if isinstance(event, Note) else [])
+
     with rule_teacher() as teacher:
         config = recipe(tmp_path, teacher, tiny_student, "kd", steps=20, warmup_max=0, prompts_per_step=4)
         with pytest.raises(RunError, match=r"100 % of 20 calls for scores gave nothing usable \(no log-probs of the"):
             bbdistill.run(config, out=tmp_path / "run")
+        bbdistill.run(config, out=tmp_path / "short", overrides=("train.steps=2",), on_event=listen)
     assert [row["distill/unscored"] for row in metrics_of(tmp_path / "run")] == [1.0] * 5
+    assert any("no step had anything to learn from (no log-probs of the" in note for note in notes)
 
 
 def test_answers_that_came_with_the_data_are_imitated_and_nothing_is_asked_about_them(
