@@ -162,8 +162,8 @@ def _check_schema(database: Database, path: Path) -> None:
             f"the store `{path}` was written by a newer bbdistill: its schema is {max(newer)}, this one knows up to "
             f"{max(ours)}; upgrade bbdistill, or give another path"
         )
-    # One that is only read may lack what later migrations add.
     if not database.table_names():
         raise StoreEmpty(f"nothing is recorded in the store `{path}` yet; record with mode `auto` first")
+    # One that is only read may lack what later migrations add.
     if "m001_initial" in {migration.name for migration in migrations.pending(database)}:
         raise ConfigError(f"`{path}` is not a store: it has no table of calls; give another path")
