@@ -105,6 +105,9 @@ def test_a_discriminator_needs_something_to_learn_from():
     judged = {"reward": {"discriminator": 1.0}}
     with pytest.raises(ConfigError, match="the discriminator has nothing to learn from"):
         stages_of(config(recipe="grpo", tables=judged))
+    weightless = judged | {"discriminator": {"teacher_weight": 0.0}}
+    with pytest.raises(ConfigError, match="the discriminator has nothing to learn from"):
+        stages_of(config(recipe="grpo", tables=weightless), given=("1",))
     found = stages_of(config(recipe="grpo", tables=judged), given=("1",))
     assert [(each.name, each.refills) for each in found] == [("warmup", 0), ("discriminator", 0), ("policy", 0)]
     # By itself it asks for nothing: where there is no answer to show, it learns beside the student.
