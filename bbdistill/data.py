@@ -192,20 +192,16 @@ def _message(message: Any) -> Message:
                 f"has a message whose `content` is a list with {_kind(part)} in it; expected text, or a list of parts "
                 'such as {"type": "text", "text": "..."}'
             )
-        match cast(dict[str, Any], part):
-            case {"type": "text", "text": str()}:
-                pass
-            case {"type": "text"}:
-                raise _BadLine("has a part of type `text` whose `text` is not text")
-            case _:  # an image, say: the teacher's business
-                pass
+        said = cast(dict[str, Any], part)
+        if said.get("type") == "text" and not isinstance(said.get("text"), str):
+            raise _BadLine("has a part of type `text` whose `text` is not text")
     return {**fields, "content": content}
 
 
 def _completion(given: Any) -> str | None:
+    if isinstance(given, str) and not given.strip():
+        raise _BadLine("has an empty `completion`; leave the key out where there is no answer")
     if given is None or isinstance(given, str):
-        if given is not None and not given.strip():
-            raise _BadLine("has an empty `completion`; leave the key out where there is no answer")
         return given
     if isinstance(given, list) and len(cast(list[Any], given)) == 1:
         message = _message(given[0])

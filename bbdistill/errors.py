@@ -15,6 +15,9 @@
 A reply that cannot be used is not an error: it is an `Abstain` (see `types.py`), counted and masked.
 """
 
+AFRESH = "start again with another --out: replies that are stored are not paid for twice"
+"""The next action where a resume would be refused, since the config has to change."""
+
 
 class BBDistillError(Exception):
     """Base of every error raised on purpose; `exit_code` is what the command line returns."""

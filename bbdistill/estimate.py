@@ -6,6 +6,7 @@ Every request is made as it would be sent, and weighed instead of sent. No netwo
 import asyncio
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,10 @@ def estimate_task(config: RunConfig, task: Task) -> Estimate:
 
 def _recorded(file: Path) -> Store | None:
     """What is recorded so far, if anything is."""
-    if not file.is_file():
-        return None
-    try:
-        return Store(file, read_only=True)
-    except StoreEmpty:
-        return None
+    if file.is_file():
+        with suppress(StoreEmpty):
+            return Store(file, read_only=True)
+    return None
 
 
 class _Estimator:

@@ -77,7 +77,8 @@ class MetricsFile:
     """`metrics.jsonl`. Opened for a resume at step n, it forgets what stands after step n, and what was torn."""
 
     def __init__(self, path: Path, *, after_step: int = 0) -> None:
-        kept = [line for line in _lines(path) if _step(line) <= after_step]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        kept = [line for line in lines if _step(line) <= after_step]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._path = path
 
@@ -96,7 +97,3 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

@@ -74,14 +74,14 @@ class RunDir:
     def finished(cls, path: Path) -> "RunDir":
         """RunError, with the command that goes on, where the run has not come to its end."""
         directory = cls.existing(path)
-        if not directory.report.is_file() and directory.best.is_dir():
+        if directory.report.is_file():
+            return directory
+        if directory.best.is_dir():
             raise RunError(
                 f"the run in `{path}` was stopped because it went wrong; its best student is the adapter in "
                 f"`{directory.best}`, from which a new run goes on with `student.adapter`"
             )
-        if not directory.report.is_file():
-            raise RunError(f"the run in `{path}` is not finished; go on with: {directory.resume_command()}")
-        return directory
+        raise RunError(f"the run in `{path}` is not finished; go on with: {directory.resume_command()}")
 
     def discard(self) -> bool:
         """Removes it with all that was made for it, if nothing but its config has been written; whether it did."""

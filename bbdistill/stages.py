@@ -110,8 +110,12 @@ def stages(config: RunConfig, ids: Sequence[str], given: Container[str]) -> tupl
             return (supervised,)
         case "gad" | "grpo" | "rubric" | "coach":
             feedback, weights = config.feedback, config.discriminator
-            known = (shown and weights.teacher_weight) or (feedback.preferences and weights.preference_weight)
-            if config.reward.discriminator and not (known or (feedback.corrections and weights.correction_weight)):
+            pairs = (
+                (shown, weights.teacher_weight),
+                (feedback.preferences, weights.preference_weight),
+                (feedback.corrections, weights.correction_weight),
+            )
+            if config.reward.discriminator and not any(map(all, pairs)):
                 raise ConfigError(
                     "the discriminator has nothing to learn from: no training prompt has a `completion`, and the "
                     "teacher is asked for nothing; set `feedback.demonstrations = true`, or raise "

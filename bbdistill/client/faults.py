@@ -1,5 +1,6 @@
 """What an HTTP reply is worth: usable, worth another attempt, or final. The only place that knows the rules."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,6 +13,8 @@ _RETRYABLE = {408, 409, 429}
 _FINAL = {400, 401, 402, 403, 404, 413, 422}
 STRUCTURED_OUTPUT = ("response_format", "json_schema", "output_config", "structured output")
 """A server that names one of these does not take that form of request; some say so with a 500."""
+_HOPELESS = ("insufficient_quota", "billing", "spend_limit", "context_length", "context_size")
+"""In the codes of an error: no money left, or too long a request. Some servers say so with a 429, a 500 or a 200."""
 
 
 def examine(call: Call, reply: Reply) -> Reply:
@@ -21,10 +24,12 @@ def examine(call: Call, reply: Reply) -> Reply:
             return replace(reply, reading=wire.read(call.path, reply.body, reply.headers.get("content-type", "")))
         except Malformed as fault:
             secrets = secrets_of(call) | identities_of(reply)
+            cleaned = _clean(reply, secrets)
+            codes, _ = _error_of(cleaned.body.decode())
             raise type(fault)(
                 redact(fault.reason, secrets),
-                reply=_clean(reply, secrets),
-                retryable=fault.retryable,
+                reply=cleaned,
+                retryable=fault.retryable and not _hopeless(codes),
                 latency_s=reply.latency_s,
             ) from None
     # Before anything is cut short: half a key is no longer recognised.
@@ -35,7 +40,7 @@ def examine(call: Call, reply: Reply) -> Reply:
     raise Fault(
         reason[:500],
         reply=reply,
-        retryable=_retryable(reply, said) and not any(word in message.lower() for word in STRUCTURED_OUTPUT),
+        retryable=_retryable(reply, codes) and not any(word in message.lower() for word in STRUCTURED_OUTPUT),
         retry_after_s=retry_after(reply),
         latency_s=reply.latency_s,
     )
@@ -51,9 +56,14 @@ def retry_after(reply: Reply) -> float | None:
     return headers.retry_after(reply.headers, datetime.now(UTC))
 
 
-def _retryable(reply: Reply, codes: str) -> bool:
+def _hopeless(codes: Sequence[str]) -> bool:
+    """Whether no other attempt will change it."""
+    return any(word in code for code in codes for word in _HOPELESS)
+
+
+def _retryable(reply: Reply, codes: Sequence[str]) -> bool:
     wish = reply.headers.get("x-should-retry")
-    if reply.status in _FINAL or wish == "false" or any(word in codes for word in wire.HOPELESS):
+    if reply.status in _FINAL or wish == "false" or _hopeless(codes):
         return False
     return wish == "true" or reply.status in _RETRYABLE or reply.status >= 500
 

@@ -13,8 +13,6 @@ from bbdistill.client.call import Kind, Malformed, Reading, WebPage
 from bbdistill.client.values import Json, as_object, is_text, parse
 from bbdistill.types import Usage
 
-HOPELESS = ("insufficient_quota", "billing", "spend_limit", "context_length", "context_size")
-"""In the codes of an error: no money left, or too long a request. Some servers say so with a 429, a 500 or a 200."""
 _MOST_TOKENS = 10**12
 """That a reply can have; a server that says more does not count."""
 _TERMS = ("service_tier", "speed")
@@ -46,9 +44,7 @@ def read(path: str, body: bytes, content_type: str) -> Reading:
             raise WebPage(f"the reply is a web page ({form}): {_first_words(body)}") from None
         raise Malformed(f"the reply is cut off or not JSON ({form})", retryable=True) from None
     except (KeyError, TypeError, AttributeError, IndexError):
-        raise Malformed(
-            f"the reply has no {_PROMISED[name]}{_complaint(body)}", retryable=not _hopeless(body)
-        ) from None
+        raise Malformed(f"the reply has no {_PROMISED[name]}{_complaint(body)}", retryable=True) from None
     if not is_text(reading.text):
         raise Malformed("the reply holds half a surrogate pair, which is no text", retryable=True)
     return reading
@@ -198,12 +194,6 @@ def _first_words(page: bytes) -> str:
     """Of what people would read, the beginning."""
     text = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", page.decode("utf-8", "replace"), flags=re.DOTALL)
     return json.dumps(" ".join(text.split())[:100], ensure_ascii=False)
-
-
-def _hopeless(body: bytes) -> bool:
-    """Whether the error inside is one that no other attempt will change."""
-    error = as_object(as_object(parse(body)).get("error"))
-    return any(word in str(error.get(name)) for name in ("code", "type") for word in HOPELESS)
 
 
 def _complaint(body: bytes) -> str:

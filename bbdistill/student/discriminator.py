@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bbdistill.balance import CHANCE, Pool, running, speeds, weigh
 from bbdistill.config.training import DiscriminatorConfig
-from bbdistill.errors import RunError
+from bbdistill.errors import AFRESH, RunError
 from bbdistill.losses.discriminator import bradley_terry_loss
 from bbdistill.student.adapters import Adapters
 from bbdistill.student.batches import by_prompt, last_hidden, micro_batches
@@ -79,8 +79,7 @@ class Discriminator:
                 found |= {key: score for (key, _), score in zip(batch, scores, strict=True)}
         if not all(map(math.isfinite, found.values())):
             raise RunError(
-                "scores of the discriminator are not finite; lower `discriminator.learning_rate` and start again with "
-                "another --out: replies that are stored are not paid for twice"
+                f"scores of the discriminator are not finite; lower `discriminator.learning_rate` and {AFRESH}"
             )
         return [found[prompt.id, text] for prompt, text in answers]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bbdistill.errors import RunError
+from bbdistill.errors import AFRESH, RunError
 
 
 class Optimiser:
@@ -25,8 +25,7 @@ class Optimiser:
             self._adam.zero_grad()
             raise RunError(
                 f"the gradient norm of the {self._name} is {norm}, so the step was not taken; "
-                "lower the learning rate, or set `student.dtype` to float32, and start again with another --out: "
-                "replies that are stored are not paid for twice"
+                f"lower the learning rate, or set `student.dtype` to float32, and {AFRESH}"
             )
         for group in self._adam.param_groups:
             group["lr"] = learning_rate

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bbdistill.errors import RunError
+from bbdistill.errors import AFRESH, RunError
 from bbdistill.student.batches import as_tree, forward_tokens, limits_of
 from bbdistill.student.decode import Decoder, PaddedDecoder, TreeDecoder
 from bbdistill.student.model import Base
@@ -138,7 +138,7 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> tuple[list[int], lis
     if not total.isfinite().all():
         raise RunError(
             "the student's logits are not finite, so nothing can be drawn from them; lower the learning rate (or raise "
-            "`student.temperature`) and start again with another --out: replies that are stored are not paid for twice"
+            f"`student.temperature`) and {AFRESH}"
         )
     numbers = uniforms.to(cdf.device).unsqueeze(1) * total  # (B, 1)
     ids = torch.searchsorted(cdf, numbers)  # the first token whose CDF reaches the number

@@ -91,15 +91,8 @@ class Student:
 
     def check_room(self, prompts: Sequence[Prompt]) -> None:
         """ConfigError where an answer to one of them would not fit into the model."""
-        room, tokens = self.base.context, self._settings.max_new_tokens
         for prompt in prompts:
-            length = len(self.base.chat.prompt_ids(prompt.messages, tags=self.tags))
-            if length + tokens > room:
-                raise ConfigError(
-                    f"prompt `{prompt.id}` has {length} tokens and `student.max_new_tokens` is {tokens}, but "
-                    f"`{self.base.name}` has room for {room} together; shorten or leave out such prompts, or lower "
-                    "`student.max_new_tokens`"
-                )
+            self._asked(prompt, tags=self.tags)
 
     def drift(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
         """How far each rollout speaks for a move away from the base: log pi / pi_base of all its tokens, in nats."""
@@ -238,9 +231,8 @@ class Student:
         temperature: float,
         adapter: str | None,
     ) -> list[list[Sampled]]:
-        self.check_room(prompts)
         tags = adapter is not None and self.tags
-        ids = [self.base.chat.prompt_ids(prompt.messages, tags=tags) for prompt in prompts]
+        ids = [self._asked(prompt, tags=tags) for prompt in prompts]
         with self.adapters.use(adapter):
             return sample(
                 self.base,
@@ -250,6 +242,18 @@ class Student:
                 temperature=temperature,
                 top_p=self._settings.top_p,
             )
+
+    def _asked(self, prompt: Prompt, *, tags: bool) -> list[int]:
+        """What an answer goes on from; ConfigError where it would not fit into the model."""
+        ids = self.base.chat.prompt_ids(prompt.messages, tags=tags)
+        room, tokens = self.base.context, self._settings.max_new_tokens
+        if len(ids) + tokens > room:
+            raise ConfigError(
+                f"prompt `{prompt.id}` has {len(ids)} tokens and `student.max_new_tokens` is {tokens}, but "
+                f"`{self.base.name}` has room for {room} together; shorten or leave out such prompts, or lower "
+                "`student.max_new_tokens`"
+            )
+        return ids
 
     def _rollout(self, prompt: Prompt, index: int, sampled: Sampled) -> Rollout:
         return Rollout(

@@ -80,13 +80,17 @@ def _together(found: Sequence[tuple[float, Verdict | Abstain]]) -> Verdict | Abs
 
 def quoted(text: str, limit: int = 80) -> str:
     """The text in quotes, as one line, cut at `limit` characters."""
-    return json.dumps(_cut(text, limit), ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return writable(json.dumps(_cut(text, limit), ensure_ascii=False))
 
 
 def one_line(text: str, limit: int) -> str:
     """The text as one line, cut at `limit` characters; what steers a terminal becomes a space."""
-    # Half a surrogate pair is a text in Python, and breaks whoever sends or stores the feedback.
-    return _cut(" ".join(_CONTROL.sub(" ", text).encode("utf-8", "backslashreplace").decode().split()), limit)
+    return _cut(" ".join(writable(_CONTROL.sub(" ", text)).split()), limit)
+
+
+def writable(text: str) -> str:
+    """Half a surrogate pair is a text in Python, and breaks whoever sends or stores it: here it is spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cut(text: str, limit: int) -> str:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from bbdistill.errors import ConfigError, VerifierError
 from bbdistill.keylike import may_tell_a_secret, without_keys
 from bbdistill.types import Abstain, Prompt, Verdict
-from bbdistill.verify.base import one_line
+from bbdistill.verify.base import one_line, writable
 
 
 class Custom:
@@ -96,7 +96,7 @@ def _imported(module: str, directory: Path, name: str, known: Collection[str]) -
 
 def _feedback(text: str) -> str:
     """As it may be sent: without keys, and with half a surrogate pair spelt out."""
-    return without_keys(text.encode("utf-8", "backslashreplace").decode())
+    return without_keys(writable(text))
 
 
 def _is_score(value: Any) -> bool:

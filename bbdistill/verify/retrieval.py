@@ -12,7 +12,7 @@ from typing import Any
 
 from bbdistill.errors import ConfigError
 from bbdistill.types import Abstain, Prompt, Verdict
-from bbdistill.verify.base import one_line
+from bbdistill.verify.base import one_line, writable
 
 DEPTH = 10
 """Hits that are looked at; a document further down counts as not found."""
@@ -109,8 +109,7 @@ def _documents(path: Path) -> list[tuple[str, str]]:
 def _from_directory(path: Path) -> Iterator[tuple[str, str]]:
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            name = file.relative_to(path).as_posix().encode("utf-8", "backslashreplace").decode()
-            yield name, _text(file)
+            yield writable(file.relative_to(path).as_posix()), _text(file)
 
 
 def _text(file: Path) -> str:

@@ -59,6 +59,11 @@ def test_final(status: int) -> None:
 def test_no_money_is_final(body: bytes) -> None:
     assert not fault_of(429, body).retryable
     assert not fault_of(429, body, x_should_retry="true").retryable
+    assert not fault_of(200, body).retryable  # some gateways put the error there
+
+
+def test_another_error_inside_a_200_is_tried_again() -> None:
+    assert fault_of(200, b'{"error": {"type": "overloaded", "message": "no"}}').retryable
 
 
 @pytest.mark.parametrize(

@@ -255,10 +255,3 @@ def test_a_count_of_tokens_that_cannot_be_is_none():
     found = read("/chat/completions", chat({"content": "hi"}, usage=usage), JSON)
     assert found.usage == Usage(output_tokens=3)
     assert not found.metered
-
-
-@pytest.mark.parametrize(("code", "retryable"), [("insufficient_quota", False), ("overloaded", True)])
-def test_an_error_inside_a_200_is_tried_again_only_where_that_may_help(code: str, retryable: bool):
-    with pytest.raises(Malformed) as caught:
-        read("/chat/completions", json.dumps({"error": {"type": code, "message": "no"}}).encode(), JSON)
-    assert caught.value.retryable is retryable
