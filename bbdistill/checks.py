@@ -1,6 +1,7 @@
 """Holds a file of answers against a verifier: `bbdistill verify`. Needs no student, and a teacher only for a rubric."""
 
 import os
+import threading
 import tomllib
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from bbdistill.config import RunConfig, Settings
 from bbdistill.config.models import TeacherConfig
 from bbdistill.configfile import teacher_config
 from bbdistill.data import load_prompts
-from bbdistill.errors import ConfigError
+from bbdistill.errors import ConfigError, RunStopped
+from bbdistill.metrics import parting
 from bbdistill.task import resolve
 from bbdistill.teacher.teacher import Teacher
 from bbdistill.types import Abstain, Demonstration, Mark, Prompt, Verdict
@@ -36,12 +38,15 @@ def verify_file(
     overrides: tuple[str, ...] = (),
     skip_bad: bool = False,
     say: Callable[[str], None],
+    stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Counts of passed, failed and not judged completions of a JSONL file; says what is wrong with each that fails.
 
     `specs` are verifiers as in a config, a table written as `{ use = "...", ... }`; without any, the config's are used.
     `judge` is the `provider:model` that a rubric asks; without one, the config's judge.
+    Setting `stop` ends it with RunStopped once those that are being judged are.
     """
+    stop = stop or threading.Event()
     settings = Settings(overrides=overrides, max_usd=max_usd)
     resolved = resolve(config, settings) if config is not None else None
     chosen = [spec for text in specs for spec in _specs(text)] or _of_config(resolved)
@@ -49,21 +54,32 @@ def verify_file(
     given = load_prompts(answers, skip_bad=skip_bad, answered=True).answers
     if not verify.asks(chosen):
         check = verify.load(chosen, base=Path(), reveal=reveal)
-        return _count(given, check, say, workers=os.cpu_count() or 1)
+        return _count(given, check, say, stop, workers=os.cpu_count() or 1)
     asked = _judge(resolved, judge, base_url, max_usd)
     teacher = Teacher.from_config(asked, replay=replay, templates=resolved.task.templates if resolved else None)
     with _asking(teacher) as ask:
         check = verify.load(chosen, base=Path(), reveal=reveal, ask=ask)
-        return {**_count(given, check, say, workers=ASKED_AT_ONCE), "teacher": teacher.ledger.summary()}
+        try:
+            counts = _count(given, check, say, stop, workers=ASKED_AT_ONCE)
+        except RunStopped:
+            raise RunStopped(parting(teacher.spent_usd, "the same command")) from None
+        return {**counts, "teacher": teacher.ledger.summary()}
 
 
 def _count(
-    given: Sequence[Demonstration], check: verify.Verifier, say: Callable[[str], None], *, workers: int
+    given: Sequence[Demonstration],
+    check: verify.Verifier,
+    say: Callable[[str], None],
+    stop: threading.Event,
+    *,
+    workers: int,
 ) -> dict[str, Any]:
     counts = {"passed": 0, "failed": 0, "abstained": 0}
     scores: list[float] = []
 
     def judged(row: Demonstration) -> Verdict | Abstain:
+        if stop.is_set():
+            raise RunStopped("stopped; nothing was asked of a teacher")
         return check(row.prompt, row.completion)
 
     with ThreadPoolExecutor(workers) as pool:

@@ -72,22 +72,25 @@ def verify(
 ) -> None:
     """Hold the completions of a JSONL file against a verifier; exit 1 if one fails, or none is judged."""
     from bbdistill.checks import verify_file
+    from bbdistill.interrupt import stoppable as until_stopped
 
     if len(files) > 2:
         raise ConfigError(f"expected [CONFIG] ANSWERS, got {len(files)} files")
-    summary = verify_file(
-        files[-1],
-        config=files[0] if len(files) == 2 else None,
-        specs=verifier or (),
-        reveal=reveal,
-        judge=teacher,
-        base_url=base_url,
-        replay=replay,
-        max_usd=max_usd,
-        overrides=tuple(set_ or ()),
-        skip_bad=skip_bad,
-        say=say,
-    )
+    with until_stopped() as stop:
+        summary = verify_file(
+            files[-1],
+            config=files[0] if len(files) == 2 else None,
+            specs=verifier or (),
+            reveal=reveal,
+            judge=teacher,
+            base_url=base_url,
+            replay=replay,
+            max_usd=max_usd,
+            overrides=tuple(set_ or ()),
+            skip_bad=skip_bad,
+            say=say,
+            stop=stop,
+        )
     print(
         json.dumps(summary) if as_json else "{passed} passed, {failed} failed, {abstained} not judged".format(**summary)
     )

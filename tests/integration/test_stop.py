@@ -142,3 +142,43 @@ def test_a_stopped_run_keeps_its_last_step_and_resumes_to_the_same_end(tiny_stud
         assert sum(teacher.asked.values()) == asked
     assert parts.report["eval"] == whole.report["eval"]
     assert parts.report["teacher"] == whole.report["teacher"]
+
+
+def verifying(folder: Path, *, seconds: float) -> subprocess.Popen[str]:
+    """`bbdistill verify` of 200 answers, one of which is being judged already; each takes so long."""
+    (folder / "slow.py").write_text(
+        "import time\n\n"
+        "def judge(prompt, answer):\n"
+        "    open('seen', 'a').write(answer)\n"
+        f"    time.sleep({seconds})\n"
+        "    return True\n"
+    )
+    rows = [json.dumps({"prompt": f"prompt {n}", "completion": "x"}) for n in range(200)]
+    (folder / "answers.jsonl").write_text("\n".join(rows))
+    running = start("verify", "answers.jsonl", "--verifier", "slow:judge", folder=folder)
+    end = time.monotonic() + 60
+    while not (folder / "seen").exists():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return running
+
+
+def test_a_stopped_verify_judges_no_more_answers(tmp_path: Path):
+    running = verifying(tmp_path, seconds=1)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert said.rstrip().splitlines()[-1] == "stopped; nothing was asked of a teacher"
+    assert len((tmp_path / "seen").read_text()) < 200
+
+
+def test_a_verifier_that_hangs_is_left_by_a_second_ctrl_c(tmp_path: Path):
+    running = verifying(tmp_path, seconds=600)
+    running.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(1.0)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=5)
+    assert running.returncode == 130
+    assert "Traceback" not in said
