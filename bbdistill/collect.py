@@ -12,6 +12,7 @@ from bbdistill.errors import ConfigError, TeacherError
 from bbdistill.evidence import write_demonstrations, write_rows
 from bbdistill.metrics import Note, OnEvent, money
 from bbdistill.recording import open_recording
+from bbdistill.rundir import check_writable
 from bbdistill.task import load_verifier, resolve
 from bbdistill.teacher.ask import demonstrations
 from bbdistill.teacher.batch import fetch
@@ -127,3 +128,4 @@ def _may_write(out: Path, config: RunConfig) -> None:
         file.resolve() for file in (config.task.prompts, config.task.test, config.task.validation) if file
     }:
         raise ConfigError(f"`--out {out}` would replace a file of the task; give another one")
+    check_writable(out, "--out")

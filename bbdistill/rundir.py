@@ -45,9 +45,7 @@ class RunDir:
                 raise ConfigError(
                     f"`{path}` is not a run and will not be overwritten (no config.json of one); use another --out"
                 )
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise ConfigError(f"`{path}` cannot be written, because `{there}` cannot; use another --out")
+        check_writable(path, "--out")
 
     @classmethod
     def create(cls, path: Path, facts: Mapping[str, Any], *, overwrite: bool = False) -> "RunDir":
@@ -202,3 +200,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"`{path}` should hold one JSON object")
     return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def check_writable(path: Path, option: str) -> None:
+    """ConfigError where nothing can be made at `path`, given by `option`. Makes nothing."""
+    there = path if path.is_dir() else next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"`{option} {path}` cannot be written, because `{there}` is no directory to write to")

@@ -1,7 +1,6 @@
 """A commented task.toml: one that fits the user's own JSONL (`init`), or one that says what was advised (`advise`)."""
 
 import json
-import os
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bbdistill.configfile import dump_config, parse_config, read_tables, recipe_defaults
 from bbdistill.data import load_prompts
 from bbdistill.errors import ConfigError
+from bbdistill.rundir import check_writable
 
 MANY_REFERENCES = 0.2
 """From this share of labelled prompts on, checking against the references is proposed."""
@@ -67,9 +67,7 @@ def may_write(out: Path, option: str) -> None:
         raise ConfigError(f"`{option} {out}` is a directory; give the file to write, such as `{out / 'task.toml'}`")
     if out.exists():
         raise ConfigError(f"`{out}` exists and is not overwritten; move it away or give another {option}")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ConfigError(f"`{option} {out}` cannot be written, because `{above}` is no directory to write to")
+    check_writable(out, option)
 
 
 _IN_THE_TEMPLATE = {

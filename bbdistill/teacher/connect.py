@@ -178,6 +178,8 @@ def _replayed(config: TeacherConfig, mode: CacheMode, replay: str | None) -> tup
     """The store and the run to replay (None: its newest); None where calls may go out."""
     if replay is None and mode != "replay":
         return None
+    if mode in ("record", "off"):
+        raise ConfigError(f"`--cache {mode}` would ask the teacher, and --replay asks nobody; leave one of them out")
     file, _, run = (replay or str(config.cache)).partition("#")
     return Path(file), run or None
 

@@ -131,6 +131,12 @@ def test_the_version_is_said(tmp_path: Path):
         (("run", "task.toml", "--out", "full"), "`full` is not empty"),
         (("run", "task.toml", "--out", "none", "--resume"), "`none` is not a run"),
         (("run", "task.toml", "--out", "train.jsonl/x"), "cannot be written, because"),
+        (("collect", "task.toml", "--out", "train.jsonl/x"), "cannot be written, because"),
+        (
+            ("run", "task.toml", "--cache", "record", "--replay", "used.db"),
+            "--replay asks nobody; leave one of them out",
+        ),
+        (("collect", "task.toml", "--cache", "off", "--replay", "used.db"), "--replay asks nobody"),
         (("run", "task.toml", "--set", "student.model=no/such", "--out", "a/b"), "cannot load the model `no/such`"),
         (("report", "full"), "`full` is not a run"),
         (("verify", "task.toml", "train.jsonl"), "train.jsonl` has no line with a `completion`"),

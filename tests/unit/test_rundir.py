@@ -27,7 +27,7 @@ def test_a_run_takes_only_an_empty_place_or_an_old_run(tmp_path: Path):
     for name in ("other", "file"):
         with pytest.raises(ConfigError, match="is not a run and will not be overwritten"):
             RunDir.create(tmp_path / name, FACTS, overwrite=True)
-    with pytest.raises(ConfigError, match=rf"because `{tmp_path}/file` cannot"):
+    with pytest.raises(ConfigError, match=rf"because `{tmp_path}/file` is no directory"):
         RunDir.check(tmp_path / "file" / "below")
     assert tree(tmp_path) == {"old", "old/precious", "old/config.json", "other", "other/precious", "file"}
     RunDir.create(tmp_path / "old", FACTS, overwrite=True)
