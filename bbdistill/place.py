@@ -2,7 +2,7 @@
 
 import platform
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -88,7 +88,7 @@ def _resumed(config: RunConfig, settings: Settings) -> tuple[Path, Mapping[str, 
         raise ConfigError("--resume needs --out DIR, the directory of the run to go on with")
     path = RunDir.existing(settings.out).path
     before = read_json(RunDir(path).config)
-    changed = _differences(before["config"], dump_config(config))
+    changed = differing(before["config"], config, apart_from=RESUMABLE_CHANGES)
     if changed:
         raise ConfigError(
             f"`{path}` was started with another config ({', '.join(changed)} differ); "
@@ -117,20 +117,27 @@ RESUMABLE_CHANGES = {"train.on_collapse"} | {
     )
 }
 """What may change between the parts of one run, because it changes no result."""
+REPLAYABLE_CHANGES = RESUMABLE_CHANGES | {
+    *(f"task.{key}" for key in ("prompts", "validation", "test", "verifier", "templates")),
+    *(f"{who}.{key}" for who in ("teacher", "judge") for key in ("base_url", "cache")),
+    "student.model",
+    "student.adapter",
+}
+"""The same where a record is replayed, perhaps elsewhere. Other data is found by what it says, not by where it lies."""
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
-    """Dotted names of the keys whose values differ."""
-    found: list[str] = []
-    for key in {**before, **now}:
-        name, old, new = f"{at}{key}", before.get(key), now.get(key)
-        if old == new or name in RESUMABLE_CHANGES:
-            continue
+def differing(recorded: Table, config: RunConfig, *, apart_from: Collection[str]) -> list[str]:
+    """Dotted names of the keys that have other values now than in a recorded config, as far as that one has them."""
+    return [name for name in _differences(recorded, dump_config(config)) if name not in apart_from]
+
+
+def _differences(before: Table, now: Table, at: str = "") -> Iterator[str]:
+    for key in before:
+        old, new = before[key], now.get(key, before[key])
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(cast(Table, old), cast(Table, new), f"{name}.")
-        else:
-            found.append(name)
-    return found
+            yield from _differences(cast(Table, old), cast(Table, new), f"{at}{key}.")
+        elif old != new:
+            yield f"{at}{key}"
 
 
 def versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 A resumed run finds its own decisions; a replayed run executes those of the run it replays. No torch, no network.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,13 @@ class Plan:
                 f"the recorded rollouts of step {step} lack prompt and sample {missing.args[0]}; "
                 "replay with the config and prompts of the recorded run"
             ) from None
+
+    def recorded_config(self) -> Mapping[str, Any]:
+        """That of the run being replayed; empty where none is, or its record does not say."""
+        for row in self.store.runs() if self.store is not None and self.replaying else ():
+            if row.id == self.run:
+                return row.config.get("config", {})
+        return {}
 
     def finished(self) -> None:
         """Notes in the store that the run came to its end."""

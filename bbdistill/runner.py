@@ -48,12 +48,12 @@ def run(
     place = find_place(resolved, given, None if isinstance(config, RunConfig) else Path(config))
     need_torch("training")
     from bbdistill.finish import finish
-    from bbdistill.setup import note_other_student, open_run
+    from bbdistill.setup import note_what_differs, open_run
     from bbdistill.train import train
 
     with open_run(place, resolved, task, given, on_event or _ignore, stop or threading.Event()) as live:
         try:
-            note_other_student(live)
+            note_what_differs(live)
             return finish(live, train(live))
         except RunStopped:
             live.drain()

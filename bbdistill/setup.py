@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Container, Coroutine, Generator
 from concurrent.futures import Future, TimeoutError
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from bbdistill.credit import Assign, ByAdvice, ByCorrection, evenly
 from bbdistill.errors import RunError, RunStopped
 from bbdistill.local import open_local
 from bbdistill.metrics import Note, OnEvent
-from bbdistill.place import Place
+from bbdistill.place import REPLAYABLE_CHANGES, Place, differing
 from bbdistill.plan import Plan
 from bbdistill.rundir import RunDir, alone
 from bbdistill.stages import Stage, stages
@@ -128,29 +128,34 @@ def open_run(
     said = notice(config)
     if said is not None:
         on_event(Note(text=said))
-    student, discriminator = open_student(config)
-    start = config.require_student().adapter
-    if start is not None:
-        load_adapter(student, start)
-    student.check_room((*task.train, *task.validation, *task.test))  # before anything is paid for
-    local = open_local(config.teacher.model_name, top_k=config.distill.top_k) if config.teacher.is_local else None
-    connection = connect(
-        config.teacher,
-        judge=config.judge_config if config.judge else None,
-        mode=settings.mode,
-        replay=settings.replay,
-        keys=place.keys,
-        run=place.run,
-        facts={"config": dump_config(config)},
-        local=local,
-    )
-    teacher, judge = teacher_and_judge(config, connection)
-    loop = LoopThread()
-    try:
+    with ExitStack() as held:
+        if settings.resume:
+            held.enter_context(alone(place.path))
+        student, discriminator = open_student(config)
+        start = config.require_student().adapter
+        if start is not None:
+            load_adapter(student, start)
+        student.check_room((*task.train, *task.validation, *task.test))  # before anything is paid for
+        local = open_local(config.teacher.model_name, top_k=config.distill.top_k) if config.teacher.is_local else None
+        connection = connect(
+            config.teacher,
+            judge=config.judge_config if config.judge else None,
+            mode=settings.mode,
+            replay=settings.replay,
+            keys=place.keys,
+            run=place.run,
+            facts={"config": dump_config(config)},
+            local=local,
+        )
+        teacher, judge = teacher_and_judge(config, connection)
+        loop = LoopThread()
+        held.callback(loop.close)
+        held.callback(lambda: loop.run(connection.close()))
         directory = RunDir(place.path)
         if not settings.resume:
             directory = RunDir.create(place.path, place.facts, overwrite=settings.overwrite)
-        live = Run(
+            held.enter_context(alone(directory.path))
+        yield Run(
             id=place.run,
             config=config,
             directory=directory,
@@ -170,11 +175,6 @@ def open_run(
             # A resumed run goes on the way it was begun: its batches may still be out.
             batch=settings.batch or bool(place.facts.get("batch")),
         )
-        with alone(directory.path):
-            yield live
-    finally:
-        loop.run(connection.close())
-        loop.close()
 
 
 def _scorer(config: RunConfig, teacher: Teacher, *, given: Container[str]) -> Scorer:
@@ -192,8 +192,11 @@ def _credit(config: RunConfig, student: Student) -> Assign:
     return ByCorrection(student.touched) if config.policy.token_credit else evenly
 
 
-def note_other_student(run: Run) -> None:
-    """Recorded rollouts mean most to the student that drew them."""
+def note_what_differs(run: Run) -> None:
+    """What a replay has that its record was not made with: of both, rollouts and decisions mean most to their own."""
+    changed = differing(run.plan.recorded_config(), run.config, apart_from=REPLAYABLE_CHANGES)
+    if changed:
+        run.note(f"note: the recorded run had another {', '.join(changed)}; figures may differ from those recorded")
     mine = {"weight_hash": run.student.base.weight_hash}
     if run.plan.decide(0, "student", lambda: mine) != mine:
         run.note("note: the recorded run had a student with other weights; its figures will differ from those recorded")

@@ -16,7 +16,7 @@ from rule_teacher import RuleTeacher, rule_teacher, write_task
 from safetensors.torch import load_file
 
 import bbdistill
-from bbdistill.metrics import StepDone
+from bbdistill.metrics import Event, Note, StepDone
 from bbdistill.report import render
 
 Rows = list[dict[str, Any]]
@@ -110,6 +110,24 @@ def test_two_replays_equal_the_run_without_a_server(recorded: tuple[Path, Path],
         assert result.report["teacher"]["cost_usd"] == 0
         assert result.report["teacher"]["recorded_cost_usd"] is None
     assert store.read_bytes() == before
+
+
+def test_a_replay_with_other_values_says_which(recorded: tuple[Path, Path], tmp_path: Path):
+    config, _ = recorded
+    store = str(config.parent / "cache" / "teacher.db")
+
+    def notes(name: str, *overrides: str) -> list[str]:
+        found = list[Event]()
+        bbdistill.run(config, out=tmp_path / name, replay=store, overrides=overrides, on_event=found.append)
+        return [
+            event.text for event in found if isinstance(event, Note) and event.text.startswith("note: the recorded")
+        ]
+
+    elsewhere = ("teacher.concurrency=2", 'teacher.base_url="http://127.0.0.1:9/v1"')
+    assert notes("same", *elsewhere) == []
+    assert notes("other", "train.learning_rate=0.5") == [
+        "note: the recorded run had another train.learning_rate; figures may differ from those recorded"
+    ]
 
 
 @pytest.mark.parametrize("changed", ["every prompt", "one prompt"])
