@@ -56,6 +56,14 @@ class Asking:
     async def comparing(self) -> Batch:
         return await self._one(self._judge, lambda judge, prompt: judge.compare(prompt, "a", "b"), 2 * self._draft)
 
+    async def judging(self) -> Batch:
+        """The same of two whole answers, one of which may be the teacher's."""
+        return await self._one(
+            self._judge,
+            lambda judge, prompt: judge.compare(prompt, "a", "b"),
+            self._draft + max(self._draft, self._reply),
+        )
+
     async def correcting(self) -> Batch:
         return await self._told(lambda teacher, prompt: teacher.correct(prompt, "a"))
 

@@ -118,9 +118,13 @@ class _Estimator:
         wanted = [*self._demonstrated(), *self._candidates(), *self._references()]
         once = {(prompt.id, sample): (prompt, sample) for prompt, sample in wanted}
         asked = self._line("demonstrations", [await self._answers(list(once.values()))])
-        evaluated = self._line("evaluation", [await self._answers([(prompt, 0) for prompt in self._evaluated()])])
+        answers = await self._answers([(prompt, 0) for prompt in self._evaluated()])
         if self._config.student is None:
-            return [asked, evaluated]
+            return [asked, self._line("evaluation", [answers])]
+        # Against three others, in both orders; equal answers are not asked about.
+        pairs = 3 * min(self._config.task.win_rate_size, len(self._task.test))
+        judged = [(await self._asking.judging()).times((0, 2 * pairs))] if pairs else []
+        evaluated = self._line("evaluation", [answers, *judged])
         policy = [stage for stage in self._stages if stage.rewarded]
         rounds = [stage for stage in self._stages if stage.gathers == "corrections"]
         feedback = await self._feedback(policy) if policy else []

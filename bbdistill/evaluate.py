@@ -1,15 +1,17 @@
 """Before and after: what each model answers on held-out prompts, how good that is, and how sure we can be of it."""
 
 import random
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from bbdistill.types import Prompt, Verdict, Verify
 from bbdistill.verify.base import Combined
 from bbdistill.verify.fields import agreement
 
+T = TypeVar("T")
 RESAMPLES = 2000
 
 
@@ -76,14 +78,16 @@ def difference(better: Answers, worse: Answers) -> dict[str, float | None]:
     return {"score": mean(gains), "low": low, "high": high}
 
 
-def interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float | None, float | None]:
-    """Percentile bootstrap of the mean, always with the same resamples; (None, None) without values."""
+def interval(
+    values: Sequence[T], *, level: float = 0.95, of: Callable[[Sequence[T]], float] = statistics.fmean
+) -> tuple[float | None, float | None]:
+    """Percentile bootstrap of the mean, or of what `of` says, always with the same resamples; None without values."""
     if not values:
         return None, None
     draw = random.Random(0)
-    means = sorted(sum(draw.choices(values, k=len(values))) / len(values) for _ in range(RESAMPLES))
+    found = sorted(of(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
     tail = (1 - level) / 2
-    return means[int(tail * RESAMPLES)], means[int((1 - tail) * RESAMPLES) - 1]
+    return found[int(tail * RESAMPLES)], found[int((1 - tail) * RESAMPLES) - 1]
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bbdistill import care, data, evaluate, evidence
+from bbdistill import care, data, evaluate, evidence, winrate
 from bbdistill.config import RunConfig
 from bbdistill.configfile import parse_config
 from bbdistill.evaluate import Answers
@@ -36,7 +36,7 @@ def finish(run: Run, state: TrainState) -> RunResult:
         run.note(f"note: no step had anything to learn from{reasons}, so the student is as it was")
     answers = _evaluate(run, state)
     evidence.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
-    report = _report(run, state, answers)
+    report = _report(run, state, answers, _win_rates(run, state, answers))
     save_adapter(run.directory.adapter, run.student, card=card(report))
     from bbdistill.plots import plots  # matplotlib takes half a second, and nothing else here needs it
 
@@ -73,6 +73,23 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, Answers]:
     return found
 
 
+def _win_rates(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict[str, Any] | None:
+    """What the judge prefers of answers to the first test prompts; None where nobody wants to know.
+
+    A replay has no judge for answers that were never compared: it takes the recorded ones.
+    """
+    prompts = run.task.test[: run.config.task.win_rate_size]
+    if not prompts:
+        return None
+    mine = {"texts": {name: list(answers[name].texts[: len(prompts)]) for name in MODELS}}
+    found = run.plan.decide(state.step, "compared", lambda: mine)["texts"]
+    texts = {name: found[name][: len(prompts)] for name in MODELS}
+    asking = run.submit(winrate.matches(run.judge, prompts[: len(texts["student"])], texts, run.task.verify))
+    played = run.wait(asking, "evaluation: asking the judge")
+    evidence.write_rows(run.directory.judgements, winrate.rows(played))
+    return winrate.win_rates(played)
+
+
 def answers_of(
     student: Student,
     name: str,
@@ -89,7 +106,9 @@ def answers_of(
     return replace(judged, nll=evaluate.mean(student.nll(pairs, adapter=adapter)))
 
 
-def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict[str, Any]:
+def _report(
+    run: Run, state: TrainState, answers: Mapping[str, Answers], win_rates: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """See `report.py` for the keys."""
     task, demonstrated = run.task, run.directory.demonstrations
     everything = demonstrated.read_bytes().count(b"\n")
@@ -107,6 +126,7 @@ def _report(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> dict
         "eval": {
             **{name: answers[name].summary() for name in MODELS},
             "student_minus_sft": evaluate.difference(answers["student"], answers["sft"]),
+            "win_rates": win_rates,
         },
         "teacher": _asked(run),
         "train": {

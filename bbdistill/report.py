@@ -5,6 +5,10 @@ No torch, no network.
 run                     id, recipe, replayed, student, teacher, judge (the teacher unless there is another), versions
 eval.{base,sft,student,teacher}   valid, score, low, high, n, nll   (None = could not be measured)
 eval.student_minus_sft  score, low, high: paired over the same prompts
+eval.win_rates.{base,sft,teacher}   of the student against that model, by the judge; None where nobody asked: rate, low,
+                        high (ties count half), equal_length, equal_length_low, equal_length_high (where both answers
+                        are equally long), n = wins + losses + ties, flips (ties whose two orders disagreed), unusable,
+                        characters (mean of the student's answers, and of the other's); in a replay of recorded answers
 teacher                 calls, cached, cost_usd (of this run), uncertain_usd (of that, the worst case of attempts of
                         unknown cost), recorded_cost_usd (of the replies, when bought), abstain_rate, order_flip_rate,
                         comparisons, by_purpose (sums, also cached_tokens and cache_write_tokens),
@@ -131,6 +135,10 @@ def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
         lines.append(f"  {name:<8} {valid:>6}  {score:>6}   {low:>6} - {high:<6} {row['n']:>4}")
     gain, teacher = report["eval"]["student_minus_sft"], report["teacher"]
     lines.append(f"  student - sft: {number(gain['score'])} ({number(gain['low'])} - {number(gain['high'])})")
+    judged: Mapping[str, Mapping[str, Any]] = report["eval"].get("win_rates") or {}
+    for name, row in judged.items():
+        rate, low, high, equal = (number(row[key]) for key in ("rate", "low", "high", "equal_length"))
+        lines.append(f"  win rate against {name}: {rate} ({low} - {high}); at equal length: {equal}")
     lines.append(
         f"  teacher: {teacher['calls']} calls, {teacher['cached']} from the record; "
         f"cost now {money(teacher['cost_usd'])}, when bought {money(teacher['recorded_cost_usd'])}"

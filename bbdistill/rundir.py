@@ -4,6 +4,7 @@ runs/<name>/
   config.json  metrics.jsonl  report.json  report.md  report.html  adapter/
   best/                       instead of adapter/, where a monitor stopped the run
   evaluation.jsonl            every model's answer to every test prompt, and its score
+  judgements.jsonl            the student's answers beside the others', and which the judge prefers
   checkpoints/step_000020/    what a resume needs; the newest one counts
   rollouts/ preferences/ corrections/ step_000020.jsonl   and demonstrations.jsonl: evidence, in TRL's columns
   lessons/ set_aside/ step_000020.jsonl                   what a round found worth imitating, and what not, and why
@@ -136,6 +137,10 @@ class RunDir:
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.jsonl"
+
+    @property
+    def judgements(self) -> Path:
+        return self.path / "judgements.jsonl"
 
     @property
     def adapter(self) -> Path:

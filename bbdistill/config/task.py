@@ -18,6 +18,9 @@ class TaskConfig(Section):
     """None = carved from `prompts`."""
     validation_size: int = Field(24, ge=1)
     """At most this many prompts, and at most a fifth of them, are carved off."""
+    win_rate_size: int = Field(0, ge=0)
+    """Test prompts on which the judge compares the student with the base, with imitation alone and with the teacher:
+    six calls each. The first ones; 0 = none."""
     verifier: tuple[str | dict[str, Any], ...] | None = None
     """`name` or `name:FILE`, a table with `use = "name"`, `weight`, `gate` and its options, or a list of these."""
     reveal: bool = False

@@ -80,7 +80,7 @@ async def ask(teacher: Teacher, judge: Teacher, scorer: Scorer, questions: Quest
     """Everything in flight together; the client's gate decides how much of it at once."""
     reviser = Reviser(teacher, judge, verify, questions.revising)
     judgements, mended, candidates, marked, coachings, scores = await asyncio.gather(
-        asyncio.gather(*(_compare(judge, a, b, verify) for a, b in questions.pairs)),
+        asyncio.gather(*(compared(judge, a.prompt, a.completion, b.completion, verify) for a, b in questions.pairs)),
         asyncio.gather(*(reviser.mend(rollout, verdict) for rollout, verdict in questions.corrections)),
         asyncio.gather(*(_candidates(teacher, prompt, questions.per_prompt) for prompt in questions.candidates)),
         asyncio.gather(*(_marked(teacher, judge, rollouts_G, questions) for rollouts_G in questions.groups)),
@@ -106,6 +106,16 @@ async def demonstrations(
     return list(await asyncio.gather(*(teacher.demonstrate(prompt, purpose=purpose) for prompt in prompts)))
 
 
+async def compared(
+    judge: Teacher, prompt: Prompt, a: str, b: str, verify: Verify, *, purpose: str = "preferences"
+) -> Judgement:
+    """Which of two answers is better; the ledger also learns whether the verifier agrees."""
+    judgement = await judge.compare(prompt, a, b, purpose=purpose)
+    of_a, of_b = await asyncio.gather(*(asyncio.to_thread(verify, prompt, text) for text in (a, b)))
+    check_winner(judge, judgement, a, (of_a, of_b))
+    return judgement
+
+
 async def _candidates(teacher: Teacher, prompt: Prompt, count: int) -> tuple[Demonstration, ...]:
     answers = await asyncio.gather(*(teacher.demonstrate(prompt, sample=sample) for sample in range(count)))
     return tuple(answer for answer in answers if isinstance(answer, Demonstration))
@@ -122,10 +132,3 @@ async def _coached(teacher: Teacher, rollout: Rollout, verdict: Verdict | Abstai
     wrong = verdict.feedback if isinstance(verdict, Verdict) else ""
     advice = await teacher.coach(rollout.prompt, rollout.completion, wrong)
     return advice if isinstance(advice, Abstain) else Coaching(rollout=rollout, advice=advice)
-
-
-async def _compare(judge: Teacher, a: Rollout, b: Rollout, verify: Verify) -> Judgement:
-    judgement = await judge.compare(a.prompt, a.completion, b.completion)
-    of_a, of_b = await asyncio.gather(*(asyncio.to_thread(verify, one.prompt, one.completion) for one in (a, b)))
-    check_winner(judge, judgement, a.completion, (of_a, of_b))
-    return judgement

@@ -189,7 +189,9 @@ def _capped(config: TeacherConfig, judge: TeacherConfig | None) -> Iterator[Teac
     purposes = set(config.max_usd_by.model_dump(exclude_none=True))
     if config.max_usd is not None or purposes - (set() if judge is None else {"preferences"}):
         yield config
-    if judge is not None and (config.max_usd is not None or purposes & {"preferences", "corrections", "rubric"}):
+    if judge is not None and (
+        config.max_usd is not None or purposes & {"preferences", "corrections", "rubric", "evaluation"}
+    ):
         yield judge
 
 

@@ -16,6 +16,7 @@ from rule_teacher import RuleTeacher, rule_teacher, write_task
 from safetensors.torch import load_file
 
 import bbdistill
+from bbdistill.estimate import estimate
 from bbdistill.metrics import Event, Note, StepDone
 from bbdistill.report import render
 
@@ -26,6 +27,10 @@ def metrics_of(run: Path) -> Rows:
     """Without the times, which alone may differ between equal runs."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def evaluation_of(run: Path) -> list[str]:
+    return (run / "evaluation.jsonl").read_text().splitlines()
 
 
 def adapter_of(run: Path) -> dict[str, torch.Tensor]:
@@ -298,6 +303,42 @@ def test_a_judge_of_its_own_and_the_terms_of_both_are_in_the_report(tiny_student
     assert not any("notice" in note for note in notes)  # both servers are the user's own
     assert metrics_of(tmp_path / "replay") == metrics_of(tmp_path / "run")
     assert replayed.report["teacher"]["by_model"]["openai:judge"]["cached"] == asked["judge"]
+
+
+def test_the_judge_compares_the_student_with_the_others(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student)
+        settings = {"overrides": ("task.win_rate_size=4",)}
+        whole = bbdistill.run(config, out=tmp_path / "whole", **settings)
+        most = estimate(config, **settings).as_json()["by_purpose"]["evaluation"]["calls"]
+        asked = sum(teacher.asked.values())
+        again = bbdistill.run(config, out=tmp_path / "again", **settings)
+        assert sum(teacher.asked.values()) == asked
+    found = whole.report["eval"]["win_rates"]
+    assert found.keys() == {"base", "sft", "teacher"}
+    assert [row["n"] for row in found.values()] == [4, 4, 4]
+    # The rule prefers the answer with the number in it; a random student never says it.
+    assert (found["teacher"]["rate"], found["teacher"]["losses"], found["teacher"]["flips"]) == (0.0, 4, 0)
+    rows = [json.loads(line) for line in (whole.directory / "judgements.jsonl").read_text().splitlines()]
+    assert [row["against"] for row in rows] == ["base"] * 4 + ["sft"] * 4 + ["teacher"] * 4
+    said = {(row["id"], row["model"]): row["completion"] for row in map(json.loads, evaluation_of(whole.directory))}
+    assert all(row["student"] == said[row["id"], "student"] for row in rows)
+    assert all(row["other"] == said[row["id"], row["against"]] for row in rows)
+    apart = sum(row["student"] != row["other"] for row in rows)
+    calls = whole.report["teacher"]["by_purpose"]["evaluation"]["calls"]
+    assert calls == 6 + 2 * apart
+    assert 6 <= calls <= most[1] == 6 + 6 * 4
+    assert "| teacher | 0 | 4 | 0 (0) | 0.000 |" in render(whole.report)
+    assert again.report["eval"] == whole.report["eval"]
+
+    store = str(tmp_path / "cache" / "teacher.db")
+    replayed = bbdistill.run(config, out=tmp_path / "replayed", replay=store, **settings)
+    assert replayed.report["eval"] == whole.report["eval"]
+    assert "but for the win rates, which are those of the recorded answers" in render(replayed.report)
+    fewer = bbdistill.run(config, out=tmp_path / "fewer", replay=store, overrides=("task.win_rate_size=2",))
+    assert [row["n"] for row in fewer.report["eval"]["win_rates"].values()] == [2, 2, 2]
+    more = bbdistill.run(config, out=tmp_path / "more", replay=store, overrides=("task.win_rate_size=6",))
+    assert more.report["eval"]["win_rates"] == found
 
 
 def test_no_key_is_written_anywhere(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

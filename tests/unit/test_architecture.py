@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "credit": {"types", "objectives", "rewards", "teacher"},
     "lessons": BOTTOM | {"objectives", "teacher"},
     "evaluate": BOTTOM | {"task", "verify"},
+    "winrate": BOTTOM | {"teacher", "evaluate"},
     "setup": BOTTOM | {"client", "local", "teacher", "student", "task", "plan", "place", "stages", "credit"},
     "state": BOTTOM | {"setup", "student", "teacher", "stages", "lessons", "monitors"},
     "collapse": BOTTOM | {"setup", "state", "monitors", "student"},
@@ -53,7 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"demonstrations", "sampling", "measures", "collapse"},
     "sampling": BOTTOM | {"setup", "state", "teacher", "task", "stages", "objectives", "rewards"},
     "finish": BOTTOM
-    | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "plots", "runner", "place"},
+    | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "plots", "runner", "place"}
+    | {"winrate"},
     "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
     "collect": BOTTOM | {"care", "task", "teacher", "recording"},
@@ -82,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli_cache": {"cli_options", "recording"},
     "cli_init": {"cli_options", "errors", "starter", "examples"},
-    "cli_look": {"cli_options", "errors", "estimate", "advisor", "checks", "doctor"},
+    "cli_look": {"cli_options", "errors", "interrupt", "estimate", "advisor", "checks", "doctor"},
     "cli_options": {"errors", "console", "interrupt"},
 }
 TORCH_ROOMS = {"student", "losses", *CORE}

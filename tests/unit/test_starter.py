@@ -86,4 +86,11 @@ def test_the_verifier_proposed_can_use_the_references(tmp_path: Path, reference:
     rows = [json.dumps({"prompt": f"number {i}", "reference": reference}) for i in range(12)]
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
     write_task(tmp_path / "train.jsonl", tmp_path / "task.toml")
-    assert load_config(tmp_path / "task.toml").task.verifier == (verifier,)
+    task = load_config(tmp_path / "task.toml").task
+    assert (task.verifier, task.win_rate_size) == ((verifier,), 0)
+
+
+def test_where_nothing_can_check_an_answer_the_judge_compares(full: Path) -> None:
+    write_task(full.parent / "train.jsonl", full.parent / "first.toml")
+    task = load_config(full.parent / "first.toml").task
+    assert (task.verifier, task.win_rate_size) == (None, 30)
