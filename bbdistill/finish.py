@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bbdistill import care, data, evaluate, evidence, winrate
+from bbdistill import care, data, evaluate, evidence, outside, winrate
 from bbdistill.config import RunConfig
 from bbdistill.configfile import parse_config
 from bbdistill.evaluate import Answers
@@ -36,7 +36,7 @@ def finish(run: Run, state: TrainState) -> RunResult:
         run.note(f"note: no step had anything to learn from{reasons}, so the student is as it was")
     answers = _evaluate(run, state)
     evidence.write_rows(run.directory.evaluation, _evaluation(run.task.test, answers))
-    report = _report(run, state, answers, _win_rates(run, state, answers))
+    report = _report(run, state, answers, _win_rates(run, state, answers), _forgotten(run))
     save_adapter(run.directory.adapter, run.student, card=card(report))
     from bbdistill.plots import plots  # matplotlib takes half a second, and nothing else here needs it
 
@@ -90,6 +90,17 @@ def _win_rates(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> d
     return winrate.win_rates(played)
 
 
+def _forgotten(run: Run) -> dict[str, Any]:
+    """What base and student, with the adapter it has now, answer to questions outside the task."""
+    run.check_stop()
+    questions = outside.questions()
+    run.note(f"evaluation: base and student on {len(questions)} questions outside the task")
+    base, student = (
+        run.student.answer(questions, adapter=adapter, most=outside.MAX_NEW_TOKENS) for adapter in (False, True)
+    )
+    return outside.forgotten(base, student)
+
+
 def answers_of(
     student: Student,
     name: str,
@@ -107,7 +118,11 @@ def answers_of(
 
 
 def _report(
-    run: Run, state: TrainState, answers: Mapping[str, Answers], win_rates: Mapping[str, Any] | None
+    run: Run,
+    state: TrainState,
+    answers: Mapping[str, Answers],
+    win_rates: Mapping[str, Any] | None,
+    forgotten: Mapping[str, Any],
 ) -> dict[str, Any]:
     """See `report.py` for the keys."""
     task, demonstrated = run.task, run.directory.demonstrations
@@ -127,6 +142,7 @@ def _report(
             **{name: answers[name].summary() for name in MODELS},
             "student_minus_sft": evaluate.difference(answers["student"], answers["sft"]),
             "win_rates": win_rates,
+            "outside": forgotten,
         },
         "teacher": _asked(run),
         "train": {

@@ -5,6 +5,8 @@ No torch, no network.
 run                     id, recipe, replayed, student, teacher, judge (the teacher unless there is another), versions
 eval.{base,sft,student,teacher}   valid, score, low, high, n, nll   (None = could not be measured)
 eval.student_minus_sft  score, low, high: paired over the same prompts
+eval.outside            base, student (shares of the questions outside the task that they answer rightly), gain, low,
+                        high (the student's less the base's, paired), n
 eval.win_rates.{base,sft,teacher}   of the student against that model, by the judge; None where nobody asked: rate, low,
                         high (ties count half), equal_length, equal_length_low, equal_length_high (where both answers
                         are equally long), n = wins + losses + ties, flips (ties whose two orders disagreed), unusable,
@@ -139,6 +141,9 @@ def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
     for name, row in judged.items():
         rate, low, high, equal = (number(row[key]) for key in ("rate", "low", "high", "equal_length"))
         lines.append(f"  win rate against {name}: {rate} ({low} - {high}); at equal length: {equal}")
+    left = report["eval"].get("outside")
+    if left is not None:
+        lines.append(f"  outside the task: base {number(left['base'])}, student {number(left['student'])}")
     lines.append(
         f"  teacher: {teacher['calls']} calls, {teacher['cached']} from the record; "
         f"cost now {money(teacher['cost_usd'])}, when bought {money(teacher['recorded_cost_usd'])}"

@@ -57,10 +57,12 @@ class Student:
             for prompt, group in zip(prompts, found, strict=True)
         ]
 
-    def answer(self, prompts: Sequence[Prompt], *, adapter: bool = True, temperature: float = 0.0) -> list[str]:
-        """One answer per prompt, greedy by default; without the adapter it is the base model's."""
+    def answer(
+        self, prompts: Sequence[Prompt], *, adapter: bool = True, temperature: float = 0.0, most: int | None = None
+    ) -> list[str]:
+        """One answer per prompt, greedy by default, of `most` tokens; without the adapter it is the base model's."""
         draws = [[random.Random(f"{self._train.seed}:answer:{prompt.id}")] for prompt in prompts]
-        found = self._sample(prompts, draws, temperature=temperature, adapter=POLICY if adapter else None)
+        found = self._sample(prompts, draws, temperature=temperature, adapter=POLICY if adapter else None, most=most)
         return [self.base.chat.answer(group[0].token_ids, tags=adapter and self.tags) for group in found]
 
     def nll(self, pairs: Sequence[tuple[Prompt, str]], *, adapter: bool = True) -> list[float]:
@@ -92,7 +94,7 @@ class Student:
     def check_room(self, prompts: Sequence[Prompt]) -> None:
         """ConfigError where an answer to one of them would not fit into the model."""
         for prompt in prompts:
-            self._asked(prompt, tags=self.tags)
+            self._asked(prompt, tags=self.tags, tokens=self._tokens(None))
 
     def drift(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
         """How far each rollout speaks for a move away from the base: log pi / pi_base of all its tokens, in nats."""
@@ -230,23 +232,28 @@ class Student:
         *,
         temperature: float,
         adapter: str | None,
+        most: int | None = None,
     ) -> list[list[Sampled]]:
-        tags = adapter is not None and self.tags
-        ids = [self._asked(prompt, tags=tags) for prompt in prompts]
+        tags, tokens = adapter is not None and self.tags, self._tokens(most)
+        ids = [self._asked(prompt, tags=tags, tokens=tokens) for prompt in prompts]
         with self.adapters.use(adapter):
             return sample(
                 self.base,
                 ids,
                 draws,
-                max_new_tokens=self._settings.max_new_tokens,
+                max_new_tokens=tokens,
                 temperature=temperature,
                 top_p=self._settings.top_p,
             )
 
-    def _asked(self, prompt: Prompt, *, tags: bool) -> list[int]:
-        """What an answer goes on from; ConfigError where it would not fit into the model."""
-        ids = self.base.chat.prompt_ids(prompt.messages, tags=tags)
-        room, tokens = self.base.context, self._settings.max_new_tokens
+    def _tokens(self, most: int | None) -> int:
+        """Of an answer that may have `most`."""
+        allowed = self._settings.max_new_tokens
+        return allowed if most is None else min(most, allowed)
+
+    def _asked(self, prompt: Prompt, *, tags: bool, tokens: int) -> list[int]:
+        """What an answer of so many tokens goes on from; ConfigError where it would not fit into the model."""
+        ids, room = self.base.chat.prompt_ids(prompt.messages, tags=tags), self.base.context
         if len(ids) + tokens > room:
             raise ConfigError(
                 f"prompt `{prompt.id}` has {len(ids)} tokens and `student.max_new_tokens` is {tokens}, but "

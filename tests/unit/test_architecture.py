@@ -44,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "credit": {"types", "objectives", "rewards", "teacher"},
     "lessons": BOTTOM | {"objectives", "teacher"},
     "evaluate": BOTTOM | {"task", "verify"},
+    "outside": {"types", "evaluate"},
     "winrate": BOTTOM | {"teacher", "evaluate"},
     "setup": BOTTOM | {"client", "local", "teacher", "student", "task", "plan", "place", "stages", "credit"},
     "state": BOTTOM | {"setup", "student", "teacher", "stages", "lessons", "monitors"},
@@ -55,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": BOTTOM | {"setup", "state", "teacher", "task", "stages", "objectives", "rewards"},
     "finish": BOTTOM
     | {"care", "setup", "state", "student", "teacher", "task", "evaluate", "report", "plots", "runner", "place"}
-    | {"winrate"},
+    | {"winrate", "outside"},
     "runner": BOTTOM | {"task", "place", "setup", "train", "finish", "student"},
     "starter": BOTTOM,
     "collect": BOTTOM | {"care", "task", "teacher", "recording"},
