@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bbdistill.client.edge import unwrap
+from bbdistill.errors import ReplayMiss
 from bbdistill.teacher.base import JsonSchema, Provider, RawReply, SchemaForm
 from bbdistill.teacher.faults import refuses_schema
 from bbdistill.types import Message
@@ -12,7 +14,8 @@ from bbdistill.types import Message
 class Structured:
     """Remembers the form that the server of one teacher takes.
 
-    It is found by the first call that wants one, while the others wait: so a replay asks in the same order.
+    It is found by the first call that wants one, while the others wait. In a replay another call may be the first: then
+    the form is the one that it was recorded with.
     """
 
     def __init__(self) -> None:
@@ -45,17 +48,25 @@ class Structured:
         headers: Mapping[str, str],
         max_tokens: int,
     ) -> RawReply:
+        missed: Exception | None = None
         for form in provider.schema_forms:
             try:
                 reply = await provider.send(messages, form(schema), headers, max_tokens)
             except Exception as fault:
-                if not refuses_schema(fault):
+                if isinstance(unwrap(fault), ReplayMiss):
+                    missed = missed or fault
+                elif not refuses_schema(fault):
                     raise
             else:
                 self._form = form
                 return reply
         self._form = _in_words
-        return await provider.send(messages, {}, headers, max_tokens)
+        try:
+            return await provider.send(messages, {}, headers, max_tokens)
+        except Exception:
+            if missed is not None:  # not recorded in any form
+                raise missed from None
+            raise
 
 
 def _in_words(_: JsonSchema) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from scripted_server import Answer, ScriptedServer, chat, error, good, messages
 import bbdistill
 from bbdistill.metrics import Progress
 from bbdistill.teacher.teacher import Teacher
-from bbdistill.types import Abstain, Demonstration, Preference, Tie
+from bbdistill.types import Abstain, Demonstration, Fix, Preference, Tie
 
 PROVIDERS = ("openai", "anthropic")
 
@@ -324,6 +324,24 @@ def test_a_server_without_structured_output_is_asked_for_text(provider: str, tmp
         found, _ = ask(server, provider, tmp_path, lambda t: t.compare("q", "x", "y"))
     assert isinstance(found, Tie)
     assert len(server.seen) == tries + 2
+
+
+@pytest.mark.parametrize("refusals", [0, 1, 2])
+def test_a_replay_finds_the_form_whichever_question_comes_first(refusals: int, tmp_path: Path):
+    """Which of a step's calls is the first one depends on how long those before it took."""
+    refused = error(500, message="response_format: Input should be 'text' or 'json_object'")
+    fix = chat(json.dumps({"reason": "r", "corrected": "y"}))
+
+    async def corrected(teacher: Teacher, *answers: str) -> list[Any]:
+        return [await teacher.correct("q", answer) for answer in answers]
+
+    with ScriptedServer(*[refused] * refusals, otherwise=fix) as server:
+        live, _ = ask(server, "openai", tmp_path, lambda t: corrected(t, "one", "two"))
+        replayed, _ = ask(server, "openai", tmp_path, lambda t: corrected(t, "two", "one"), mode="replay")
+        assert replayed == live == [Fix(text="y", reason="r")] * 2
+        assert len(server.seen) == 2 + refusals
+        with pytest.raises(bbdistill.ReplayMiss, match="three"):
+            ask(server, "openai", tmp_path, lambda t: corrected(t, "three"), mode="replay")
 
 
 def test_our_frozen_schema_is_what_is_sent(tmp_path: Path):
