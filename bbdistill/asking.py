@@ -1,6 +1,6 @@
 """What one call of each verb about the student's answers takes, at least and at most: weighed, not sent. No network."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -57,11 +57,10 @@ class Asking:
         return await self._one(self._judge, lambda judge, prompt: judge.compare(prompt, "a", "b"), 2 * self._draft)
 
     async def judging(self) -> Batch:
-        """The same of two whole answers, one of which may be the teacher's."""
+        """The same of answers to the test prompts, one of which may be the teacher's."""
+        more = self._draft + max(self._draft, self._reply)
         return await self._one(
-            self._judge,
-            lambda judge, prompt: judge.compare(prompt, "a", "b"),
-            self._draft + max(self._draft, self._reply),
+            self._judge, lambda judge, prompt: judge.compare(prompt, "a", "b"), more, self._task.test
         )
 
     async def correcting(self) -> Batch:
@@ -116,9 +115,9 @@ class Asking:
         """About one answer, and what the verifier says of it."""
         return await self._one(self._teacher, verb, self._draft + FEEDBACK_BYTES)
 
-    async def _one(self, scale: Scale, verb: Verb, more: int) -> Batch:
-        """`more`: bytes that what is asked about may add."""
-        shortest, longest = (choose(self._task.train, key=_size) for choose in (min, max))
+    async def _one(self, scale: Scale, verb: Verb, more: int, prompts: Sequence[Prompt] | None = None) -> Batch:
+        """`more`: bytes that what is asked about may add. `prompts`: those to train on, if not given."""
+        shortest, longest = (choose(prompts or self._task.train, key=_size) for choose in (min, max))
         low, high = await scale.weigh(verb(scale.teacher, shortest)), await scale.weigh(verb(scale.teacher, longest))
         return Batch(
             asked=scale.teacher.config,

@@ -23,6 +23,9 @@ from bbdistill.types import Abstain, Demonstration, Mark, Prompt, Verdict
 from bbdistill.verify.rubric import Ask
 
 ASKED_AT_ONCE = 16
+LOOK_EVERY_S = 0.1
+"""How soon a wish to stop is heard while the teacher is being waited for."""
+STOPPED = "stopped; nothing was asked of a teacher"
 
 
 def verify_file(
@@ -57,11 +60,12 @@ def verify_file(
         return _count(given, check, say, stop, workers=os.cpu_count() or 1)
     asked = _judge(resolved, judge, base_url, max_usd)
     teacher = Teacher.from_config(asked, replay=replay, templates=resolved.task.templates if resolved else None)
-    with _asking(teacher) as ask:
+    with _asking(teacher, stop) as (ask, drain):
         check = verify.load(chosen, base=Path(), reveal=reveal, ask=ask)
         try:
             counts = _count(given, check, say, stop, workers=ASKED_AT_ONCE)
         except RunStopped:
+            drain()
             raise RunStopped(parting(teacher.spent_usd, "the same command")) from None
         return {**counts, "teacher": teacher.ledger.summary()}
 
@@ -79,7 +83,7 @@ def _count(
 
     def judged(row: Demonstration) -> Verdict | Abstain:
         if stop.is_set():
-            raise RunStopped("stopped; nothing was asked of a teacher")
+            raise RunStopped(STOPPED)
         return check(row.prompt, row.completion)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -102,17 +106,32 @@ def _count(
 
 
 @contextmanager
-def _asking(teacher: Teacher) -> Generator[Ask]:
-    """The teacher as a rubric asks it: from any thread, waiting for the answer."""
+def _asking(teacher: Teacher, stop: threading.Event) -> Generator[tuple[Ask, Callable[[], None]]]:
+    """The teacher as a rubric asks it: from any thread, waiting for the answer until `stop`.
+
+    And what then sends nothing more, and waits until all that is on the wire is stored.
+    """
     loop = LoopThread()
 
     def ask(prompt: Prompt, answer: str, criteria: Sequence[str]) -> Sequence[Mark] | Abstain:
-        return loop.run(teacher.rubric(prompt, [answer], criteria))[0]
+        asked = loop.submit(teacher.rubric(prompt, [answer], criteria))
+        while True:
+            try:
+                return asked.result(timeout=LOOK_EVERY_S)[0]
+            except TimeoutError:
+                if asked.done():
+                    raise
+            if stop.is_set():
+                asked.cancel()
+                raise RunStopped(STOPPED)
+
+    def drain() -> None:
+        loop.run(teacher.drain())
 
     try:
         loop.run(teacher.__aenter__())
         try:
-            yield ask
+            yield ask, drain
         finally:
             loop.run(teacher.__aexit__())
     finally:

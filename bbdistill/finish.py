@@ -9,6 +9,7 @@ from typing import Any
 from bbdistill import care, data, evaluate, evidence, outside, winrate
 from bbdistill.config import RunConfig
 from bbdistill.configfile import parse_config
+from bbdistill.errors import ReplayMiss
 from bbdistill.evaluate import Answers
 from bbdistill.metrics import Note, OnEvent
 from bbdistill.place import versions
@@ -78,27 +79,33 @@ def _win_rates(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> d
 
     A replay has no judge for answers that were never compared: it takes the recorded ones.
     """
-    prompts = run.task.test[: run.config.task.win_rate_size]
-    if not prompts:
+    size = run.config.task.win_rate_size
+    if not size:
         return None
-    mine = {"texts": {name: list(answers[name].texts[: len(prompts)]) for name in MODELS}}
-    found = run.plan.decide(state.step, "compared", lambda: mine)["texts"]
-    texts = {name: found[name][: len(prompts)] for name in MODELS}
-    asking = run.submit(winrate.matches(run.judge, prompts[: len(texts["student"])], texts, run.task.verify))
+    mine = {name: dict(zip((p.id for p in run.task.test[:size]), answers[name].texts, strict=False)) for name in MODELS}
+    try:
+        texts = run.plan.decide(state.step, "compared", lambda: mine)
+    except ReplayMiss:
+        run.note("note: the recorded run compared no answers, so there are no win rates")
+        return None
+    prompts = [prompt for prompt in run.task.test[:size] if prompt.id in texts[winrate.STUDENT]]
+    said = {name: [texts[name][prompt.id] for prompt in prompts] for name in MODELS}
+    asking = run.submit(winrate.matches(run.judge, prompts, said, run.task.verify))
     played = run.wait(asking, "evaluation: asking the judge")
     evidence.write_rows(run.directory.judgements, winrate.rows(played))
-    return winrate.win_rates(played)
+    others = [name for name in MODELS if name != winrate.STUDENT]
+    return winrate.win_rates(played, others, len(prompts))
 
 
 def _forgotten(run: Run) -> dict[str, Any]:
     """What base and student, with the adapter it has now, answer to questions outside the task."""
     run.check_stop()
-    questions = outside.questions()
+    questions = [each for each in outside.questions() if run.student.has_room(each, outside.MAX_NEW_TOKENS)]
     run.note(f"evaluation: base and student on {len(questions)} questions outside the task")
     base, student = (
         run.student.answer(questions, adapter=adapter, most=outside.MAX_NEW_TOKENS) for adapter in (False, True)
     )
-    return outside.forgotten(base, student)
+    return outside.forgotten(questions, base, student)
 
 
 def answers_of(

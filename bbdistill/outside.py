@@ -66,9 +66,9 @@ def questions() -> tuple[Prompt, ...]:
     )
 
 
-def forgotten(base: Sequence[str], student: Sequence[str]) -> dict[str, Any]:
+def forgotten(asked: Sequence[Prompt], base: Sequence[str], student: Sequence[str]) -> dict[str, Any]:
     """Shares of the questions that both answer rightly, and the student's less the base's with its 95 % interval."""
-    before, after = (_right(answers) for answers in (base, student))
+    before, after = (_right(asked, answers) for answers in (base, student))
     gains = [a - b for a, b in zip(after, before, strict=True)]
     low, high = interval(gains)
     return {
@@ -81,9 +81,10 @@ def forgotten(base: Sequence[str], student: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _right(answers: Sequence[str]) -> list[float]:
+def _right(asked: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
     """1 where a whole word, or words, of what is known stand in the answer."""
+    known = [_QUESTIONS[prompt.messages[-1]["content"]] for prompt in asked]
     return [
-        float(any(regex.search(rf"(?i)(?<!\w){regex.escape(word)}(?!\w)", answer) for word in known))
-        for known, answer in zip(_QUESTIONS.values(), answers, strict=True)
+        float(any(regex.search(rf"(?i)(?<![\w.]){regex.escape(word)}(?!\w)", answer) for word in words))
+        for words, answer in zip(known, answers, strict=True)
     ]

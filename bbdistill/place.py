@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bbdistill.config import RunConfig, Settings
-from bbdistill.configfile import Table, dump_config
+from bbdistill.configfile import Table, dump_config, parse_config
 from bbdistill.errors import ConfigError
 from bbdistill.rundir import RunDir, read_json
 from bbdistill.teacher.connect import ready
@@ -88,7 +88,9 @@ def _resumed(config: RunConfig, settings: Settings) -> tuple[Path, Mapping[str, 
         raise ConfigError("--resume needs --out DIR, the directory of the run to go on with")
     path = RunDir.existing(settings.out).path
     before = read_json(RunDir(path).config)
-    changed = differing(before["config"], config, apart_from=RESUMABLE_CHANGES)
+    # A run of an earlier version has the defaults of the keys that it does not know.
+    recorded = dump_config(parse_config(before["config"], where=str(RunDir(path).config), base=Path("/")))
+    changed = differing(recorded, config, apart_from=RESUMABLE_CHANGES)
     if changed:
         raise ConfigError(
             f"`{path}` was started with another config ({', '.join(changed)} differ); "

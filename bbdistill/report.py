@@ -8,9 +8,11 @@ eval.student_minus_sft  score, low, high: paired over the same prompts
 eval.outside            base, student (shares of the questions outside the task that they answer rightly), gain, low,
                         high (the student's less the base's, paired), n
 eval.win_rates.{base,sft,teacher}   of the student against that model, by the judge; None where nobody asked: rate, low,
-                        high (ties count half), equal_length, equal_length_low, equal_length_high (where both answers
-                        are equally long), n = wins + losses + ties, flips (ties whose two orders disagreed), unusable,
-                        characters (mean of the student's answers, and of the other's); in a replay of recorded answers
+                        high (no winner counts half), equal_length, equal_length_low, equal_length_high (where both
+                        answers are equally long; None where one side's always are longer), n = wins + losses + flips
+                        (the two orders disagreed) + equal (answers: the judge was not asked), unusable (what the judge
+                        said), unanswered (prompts without both answers), characters (mean of the student's answers, and
+                        of the other's); in a replay of recorded answers
 teacher                 calls, cached, cost_usd (of this run), uncertain_usd (of that, the worst case of attempts of
                         unknown cost), recorded_cost_usd (of the replies, when bought), abstain_rate, order_flip_rate,
                         comparisons, by_purpose (sums, also cached_tokens and cache_write_tokens),
@@ -142,7 +144,7 @@ def summary_lines(report: Mapping[str, Any]) -> Sequence[str]:
         rate, low, high, equal = (number(row[key]) for key in ("rate", "low", "high", "equal_length"))
         lines.append(f"  win rate against {name}: {rate} ({low} - {high}); at equal length: {equal}")
     left = report["eval"].get("outside")
-    if left is not None:
+    if left and left["n"]:
         lines.append(f"  outside the task: base {number(left['base'])}, student {number(left['student'])}")
     lines.append(
         f"  teacher: {teacher['calls']} calls, {teacher['cached']} from the record; "

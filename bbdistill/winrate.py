@@ -5,6 +5,7 @@ No torch. The judge sees each pair in both orders; where these disagree nobody h
 
 import asyncio
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,6 +18,10 @@ from bbdistill.types import Abstain, Judgement, Preference, Prompt, Tie, Verify
 STUDENT = "student"
 Texts: TypeAlias = Mapping[str, Sequence[str | None]]
 """By model, an answer to each of the same prompts; None = it gave none."""
+Outcome: TypeAlias = tuple[float, float | None]
+"""Won, 1 or 0 or half, and how much longer the student's answer was, in (-1, 1); None where both answers are equal."""
+NO_SPREAD = 1e-9
+"""Less is rounding: the differences in length are all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +69,9 @@ async def matches(judge: Teacher, prompts: Sequence[Prompt], texts: Texts, verif
     ]
 
 
-def win_rates(played: Sequence[Match]) -> dict[str, dict[str, Any]]:
-    """By model: `rate` and `equal_length`, each with its 95 % interval, and what they are of."""
-    return {
-        name: _summary([m for m in played if m.against == name]) for name in dict.fromkeys(m.against for m in played)
-    }
+def win_rates(played: Sequence[Match], against: Sequence[str], prompts: int) -> dict[str, dict[str, Any]]:
+    """By model, of so many prompts: `rate` and `equal_length`, each with its 95 % interval, and what they are of."""
+    return {name: _summary([m for m in played if m.against == name], prompts) for name in against}
 
 
 def rows(played: Sequence[Match]) -> Iterator[dict[str, Any]]:
@@ -81,25 +84,29 @@ def rows(played: Sequence[Match]) -> Iterator[dict[str, Any]]:
         }
 
 
-def at_equal_length(played: Sequence[tuple[float, float]]) -> float:
-    """The win rate of equally long answers, from pairs of an outcome and how much longer the student's was, to scale.
+def at_equal_length(played: Sequence[Outcome]) -> float:
+    """The win rate that is left where the answers are equally long.
 
     Judges like long answers. A straight line through the outcomes by least squares, where arXiv 2404.04475 has a
-    logistic one; both look at tanh of the difference, so that a few endless answers do not decide.
+    logistic one; both look at tanh of the difference, so that a few endless answers do not decide. Equal answers say
+    nothing of what length does: they stay what they are.
     """
-    outcome = sum(y for y, _ in played) / len(played)
-    longer = sum(x for _, x in played) / len(played)
-    spread = sum((x - longer) ** 2 for _, x in played)
-    slope = sum((y - outcome) * (x - longer) for y, x in played) / spread if spread else 0.0
-    return min(max(outcome - slope * longer, 0.0), 1.0)
+    told = [(won, longer) for won, longer in played if longer is not None]
+    if not told:
+        return statistics.fmean(won for won, _ in played)
+    rate, longer = (statistics.fmean(column) for column in zip(*told, strict=True))
+    spread = sum((x - longer) ** 2 for _, x in told)
+    slope = sum((y - rate) * (x - longer) for y, x in told) / spread if spread > NO_SPREAD else 0.0
+    fitted = min(max(rate - slope * longer, 0.0), 1.0)
+    return (fitted * len(told) + sum(won for won, x in played if x is None)) / len(played)
 
 
-def _summary(played: Sequence[Match]) -> dict[str, Any]:
+def _summary(played: Sequence[Match], prompts: int) -> dict[str, Any]:
     found = [(m.outcome, m) for m in played if m.outcome is not None]
     outcomes = [outcome for outcome, _ in found]
-    scale = math.sqrt(sum(m.longer**2 for _, m in found) / len(found)) if found else 0.0
-    scaled = [(outcome, math.tanh(m.longer / scale) if scale else 0.0) for outcome, m in found]
+    flips = sum(isinstance(m.judgement, Tie) and m.judgement.flipped for _, m in found)
     low, high = interval(outcomes)
+    scaled = _scaled(found)
     equal_low, equal_high = interval(scaled, of=at_equal_length)
     return {
         "rate": mean(outcomes),
@@ -111,8 +118,18 @@ def _summary(played: Sequence[Match]) -> dict[str, Any]:
         "n": len(found),
         "wins": outcomes.count(1.0),
         "losses": outcomes.count(0.0),
-        "ties": outcomes.count(0.5),
-        "flips": sum(isinstance(m.judgement, Tie) and m.judgement.flipped for _, m in found),
+        "flips": flips,
+        "equal": outcomes.count(0.5) - flips,
         "unusable": len(played) - len(found),
+        "unanswered": prompts - len(played),
         "characters": [mean([len(m.student) for m in played]), mean([len(m.other) for m in played])],
     }
+
+
+def _scaled(found: Sequence[tuple[float, Match]]) -> list[Outcome]:
+    """Nothing where one side's answers are always the longer ones: then none shows what equal ones would get."""
+    differences = [m.longer for _, m in found if m.student != m.other]
+    if differences and not min(differences) <= 0 <= max(differences):
+        return []
+    scale = math.sqrt(statistics.fmean(d**2 for d in differences)) if differences else 0.0
+    return [(won, None if m.student == m.other else math.tanh(m.longer / scale) if scale else 0.0) for won, m in found]

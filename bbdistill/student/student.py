@@ -60,7 +60,10 @@ class Student:
     def answer(
         self, prompts: Sequence[Prompt], *, adapter: bool = True, temperature: float = 0.0, most: int | None = None
     ) -> list[str]:
-        """One answer per prompt, greedy by default, of `most` tokens; without the adapter it is the base model's."""
+        """One answer per prompt, greedy by default; without the adapter it is the base model's.
+
+        It has `most` tokens at most, where that is given, instead of `student.max_new_tokens`.
+        """
         draws = [[random.Random(f"{self._train.seed}:answer:{prompt.id}")] for prompt in prompts]
         found = self._sample(prompts, draws, temperature=temperature, adapter=POLICY if adapter else None, most=most)
         return [self.base.chat.answer(group[0].token_ids, tags=adapter and self.tags) for group in found]
@@ -94,7 +97,11 @@ class Student:
     def check_room(self, prompts: Sequence[Prompt]) -> None:
         """ConfigError where an answer to one of them would not fit into the model."""
         for prompt in prompts:
-            self._asked(prompt, tags=self.tags, tokens=self._tokens(None))
+            self._asked(prompt, tags=self.tags, tokens=self._settings.max_new_tokens)
+
+    def has_room(self, prompt: Prompt, tokens: int) -> bool:
+        """Whether a prompt and so many tokens of an answer fit into the model."""
+        return len(self.base.chat.prompt_ids(prompt.messages, tags=self.tags)) + tokens <= self.base.context
 
     def drift(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> list[list[float]]:
         """How far each rollout speaks for a move away from the base: log pi / pi_base of all its tokens, in nats."""
@@ -234,7 +241,7 @@ class Student:
         adapter: str | None,
         most: int | None = None,
     ) -> list[list[Sampled]]:
-        tags, tokens = adapter is not None and self.tags, self._tokens(most)
+        tags, tokens = adapter is not None and self.tags, most or self._settings.max_new_tokens
         ids = [self._asked(prompt, tags=tags, tokens=tokens) for prompt in prompts]
         with self.adapters.use(adapter):
             return sample(
@@ -245,11 +252,6 @@ class Student:
                 temperature=temperature,
                 top_p=self._settings.top_p,
             )
-
-    def _tokens(self, most: int | None) -> int:
-        """Of an answer that may have `most`."""
-        allowed = self._settings.max_new_tokens
-        return allowed if most is None else min(most, allowed)
 
     def _asked(self, prompt: Prompt, *, tags: bool, tokens: int) -> list[int]:
         """What an answer of so many tokens goes on from; ConfigError where it would not fit into the model."""

@@ -328,7 +328,7 @@ def test_the_judge_compares_the_student_with_the_others(tiny_student: Path, tmp_
     calls = whole.report["teacher"]["by_purpose"]["evaluation"]["calls"]
     assert calls == 6 + 2 * apart
     assert 6 <= calls <= most[1] == 6 + 6 * 4
-    assert "| teacher | 0 | 4 | 0 (0) | 0.000 |" in render(whole.report)
+    assert "| teacher | 0 | 4 | 0 | 0 | 0.000 |" in render(whole.report)
     assert again.report["eval"] == whole.report["eval"]
 
     store = str(tmp_path / "cache" / "teacher.db")
@@ -339,6 +339,20 @@ def test_the_judge_compares_the_student_with_the_others(tiny_student: Path, tmp_
     assert [row["n"] for row in fewer.report["eval"]["win_rates"].values()] == [2, 2, 2]
     more = bbdistill.run(config, out=tmp_path / "more", replay=store, overrides=("task.win_rate_size=6",))
     assert more.report["eval"]["win_rates"] == found
+    lines = (tmp_path / "test.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(reversed(lines[2:])))
+    settings = {"overrides": ("task.win_rate_size=4", "task.validation_size=2")}
+    other = bbdistill.run(config, out=tmp_path / "other", replay=store, **settings)
+    assert [row["n"] for row in other.report["eval"]["win_rates"].values()] == [2, 2, 2]
+
+
+def test_a_record_without_comparisons_replays_without_win_rates(recorded: tuple[Path, Path], tmp_path: Path):
+    config, _ = recorded
+    store, notes = str(config.parent / "cache" / "teacher.db"), list[Event]()
+    settings = {"replay": store, "overrides": ("task.win_rate_size=4",), "on_event": notes.append}
+    found = bbdistill.run(config, out=tmp_path / "run", **settings)
+    assert found.report["eval"]["win_rates"] is None
+    assert Note(text="note: the recorded run compared no answers, so there are no win rates") in notes
 
 
 def test_no_key_is_written_anywhere(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
