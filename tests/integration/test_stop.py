@@ -173,6 +173,27 @@ def test_a_stopped_verify_judges_no_more_answers(tmp_path: Path):
     assert len((tmp_path / "seen").read_text()) < 200
 
 
+def test_a_stopped_verify_by_a_rubric_sends_nothing_more_and_keeps_what_was_on_the_wire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    (tmp_path / "r.json").write_text('[{"text": "Is short"}]')
+    rows = [json.dumps({"prompt": f"prompt {n}", "completion": "x"}) for n in range(60)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(rows))
+    with slow_teacher(latency_s=(1.5, 1.5)) as teacher:
+        at = ("--teacher", "openai:m", "--base-url", teacher.base_url)
+        running = start("verify", "answers.jsonl", "--verifier", "rubric:r.json", *at, folder=tmp_path)
+        teacher.wait_for(3)
+        told = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == 130
+        assert "Traceback" not in said
+        assert said.rstrip().splitlines()[-1].startswith("stopped; spent so far:")
+        assert all(asked.came < told + 0.5 for asked in teacher.asked)
+        assert 3 <= stored(tmp_path / "cache" / "teacher.db") == len(teacher.asked) <= 20
+
+
 def test_a_verifier_that_hangs_is_left_by_a_second_ctrl_c(tmp_path: Path):
     running = verifying(tmp_path, seconds=600)
     running.send_signal(signal.SIGINT)
