@@ -88,9 +88,12 @@ def _resumed(config: RunConfig, settings: Settings) -> tuple[Path, Mapping[str, 
         raise ConfigError("--resume needs --out DIR, the directory of the run to go on with")
     path = RunDir.existing(settings.out).path
     before = read_json(RunDir(path).config)
-    # A run of an earlier version has the defaults of the keys that it does not know.
-    recorded = dump_config(parse_config(before["config"], where=str(RunDir(path).config), base=Path("/")))
-    changed = differing(recorded, config, apart_from=RESUMABLE_CHANGES)
+    # Read again: a run of an earlier version has the defaults of the keys that it does not know.
+    recorded, now = (
+        parse_config(table, where=str(RunDir(path).config), base=Path("/"))
+        for table in (before["config"], dump_config(config))
+    )
+    changed = differing(dump_config(recorded), now, apart_from=RESUMABLE_CHANGES)
     if changed:
         raise ConfigError(
             f"`{path}` was started with another config ({', '.join(changed)} differ); "

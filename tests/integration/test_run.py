@@ -473,3 +473,15 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 
 def calls_in(store: Path) -> int:
     with bbdistill.open_recording(store) as recording:
         return sum(call.kind != "fault" for call in recording.calls())
+
+
+def test_a_run_that_does_not_know_a_key_resumes_with_its_default_alone(tiny_student: Path, tmp_path: Path):
+    with rule_teacher() as teacher:
+        config = write_task(tmp_path, teacher, tiny_student)
+        bbdistill.run(config, out=tmp_path / "run")
+        facts = json.loads((tmp_path / "run" / "config.json").read_text())
+        del facts["config"]["task"]["win_rate_size"]
+        (tmp_path / "run" / "config.json").write_text(json.dumps(facts))
+        with pytest.raises(bbdistill.ConfigError, match=r"another config \(task\.win_rate_size differ\)"):
+            bbdistill.run(config, out=tmp_path / "run", resume=True, overrides=("task.win_rate_size=4",))
+        bbdistill.run(config, out=tmp_path / "run", resume=True)
