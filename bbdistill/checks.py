@@ -19,13 +19,11 @@ from bbdistill.errors import ConfigError, RunStopped
 from bbdistill.metrics import parting
 from bbdistill.task import resolve
 from bbdistill.teacher.teacher import Teacher
+from bbdistill.teacher.wait import waited
 from bbdistill.types import Abstain, Demonstration, Mark, Prompt, Verdict
 from bbdistill.verify.rubric import Ask
 
 ASKED_AT_ONCE = 16
-LOOK_EVERY_S = 0.1
-"""How soon a wish to stop is heard while the teacher is being waited for."""
-STOPPED = "stopped; nothing was asked of a teacher"
 
 
 def verify_file(
@@ -60,12 +58,11 @@ def verify_file(
         return _count(given, check, say, stop, workers=os.cpu_count() or 1)
     asked = _judge(resolved, judge, base_url, max_usd)
     teacher = Teacher.from_config(asked, replay=replay, templates=resolved.task.templates if resolved else None)
-    with _asking(teacher, stop) as (ask, drain):
+    with _asking(teacher, stop) as ask:
         check = verify.load(chosen, base=Path(), reveal=reveal, ask=ask)
         try:
             counts = _count(given, check, say, stop, workers=ASKED_AT_ONCE)
         except RunStopped:
-            drain()
             raise RunStopped(parting(teacher.spent_usd, "the same command")) from None
         return {**counts, "teacher": teacher.ledger.summary()}
 
@@ -83,7 +80,7 @@ def _count(
 
     def judged(row: Demonstration) -> Verdict | Abstain:
         if stop.is_set():
-            raise RunStopped(STOPPED)
+            raise RunStopped("stopped; nothing was asked of a teacher")
         return check(row.prompt, row.completion)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -106,32 +103,18 @@ def _count(
 
 
 @contextmanager
-def _asking(teacher: Teacher, stop: threading.Event) -> Generator[tuple[Ask, Callable[[], None]]]:
-    """The teacher as a rubric asks it: from any thread, waiting for the answer until `stop`.
-
-    And what then sends nothing more, and waits until all that is on the wire is stored.
-    """
+def _asking(teacher: Teacher, stop: threading.Event) -> Generator[Ask]:
+    """The teacher as a rubric asks it: from any thread, waiting for the answer until `stop`."""
     loop = LoopThread()
 
     def ask(prompt: Prompt, answer: str, criteria: Sequence[str]) -> Sequence[Mark] | Abstain:
-        asked = loop.submit(teacher.rubric(prompt, [answer], criteria))
-        while True:
-            try:
-                return asked.result(timeout=LOOK_EVERY_S)[0]
-            except TimeoutError:
-                if asked.done():
-                    raise
-            if stop.is_set():
-                asked.cancel()
-                raise RunStopped(STOPPED)
-
-    def drain() -> None:
-        loop.run(teacher.drain())
+        asking = teacher.rubric(prompt, [answer], criteria)
+        return loop.run(waited(teacher, asking, "judging", total=1, on_event=lambda _: None, stop=stop))[0]
 
     try:
         loop.run(teacher.__aenter__())
         try:
-            yield ask, drain
+            yield ask
         finally:
             loop.run(teacher.__aexit__())
     finally:

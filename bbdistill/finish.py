@@ -79,16 +79,16 @@ def _win_rates(run: Run, state: TrainState, answers: Mapping[str, Answers]) -> d
 
     A replay has no judge for answers that were never compared: it takes the recorded ones.
     """
-    size = run.config.task.win_rate_size
-    if not size:
+    first = run.task.test[: run.config.task.win_rate_size]
+    if not first:
         return None
-    mine = {name: dict(zip((p.id for p in run.task.test[:size]), answers[name].texts, strict=False)) for name in MODELS}
+    mine = {name: dict(zip((p.id for p in first), answers[name].texts, strict=False)) for name in MODELS}
     try:
         texts = run.plan.decide(state.step, "compared", lambda: mine)
     except ReplayMiss:
         run.note("note: the recorded run compared no answers, so there are no win rates")
         return None
-    prompts = [prompt for prompt in run.task.test[:size] if prompt.id in texts[winrate.STUDENT]]
+    prompts = [prompt for prompt in first if prompt.id in texts[winrate.STUDENT]]
     said = {name: [texts[name][prompt.id] for prompt in prompts] for name in MODELS}
     asking = run.submit(winrate.matches(run.judge, prompts, said, run.task.verify))
     played = run.wait(asking, "evaluation: asking the judge")

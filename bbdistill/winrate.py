@@ -78,10 +78,8 @@ def rows(played: Sequence[Match]) -> Iterator[dict[str, Any]]:
     """Rows of judgements.jsonl: id, against, student, other, outcome, and why where there is none."""
     for m in played:
         why = m.judgement.reason if isinstance(m.judgement, Abstain) else None
-        yield {"id": m.prompt.id, "against": m.against, "student": m.student, "other": m.other} | {
-            "outcome": m.outcome,
-            "why": why,
-        }
+        said = {"student": m.student, "other": m.other}
+        yield {"id": m.prompt.id, "against": m.against, **said, "outcome": m.outcome, "why": why}
 
 
 def at_equal_length(played: Sequence[Outcome]) -> float:

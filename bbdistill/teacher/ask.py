@@ -111,8 +111,9 @@ async def compared(
 ) -> Judgement:
     """Which of two answers is better; the ledger also learns whether the verifier agrees."""
     judgement = await judge.compare(prompt, a, b, purpose=purpose)
-    of_a, of_b = await asyncio.gather(*(asyncio.to_thread(verify, prompt, text) for text in (a, b)))
-    check_winner(judge, judgement, a, (of_a, of_b))
+    if isinstance(judgement, Preference):
+        of_a, of_b = await asyncio.gather(*(asyncio.to_thread(verify, prompt, text) for text in (a, b)))
+        check_winner(judge, judgement, a, (of_a, of_b))
     return judgement
 
 

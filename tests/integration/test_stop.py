@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,27 @@ def stored(path: Path) -> int:
     with bbdistill.open_recording(path) as recording:
         assert recording.verify() == []
         return len(recording.calls())
+
+
+def stopped_by_the_second(running: subprocess.Popen[str]) -> str:
+    """What a process says that one Ctrl-C does not end and a second one does."""
+    running.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(1.0)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=5)
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    return said
+
+
+def wait_until(condition: Callable[[], bool], running: subprocess.Popen[str], seconds: float) -> None:
+    """Until it holds, while the process goes on."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("recipe", ["sft", "gad"])
@@ -100,13 +122,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     with slow_teacher(latency_s=(20.0, 20.0)) as teacher:
         running = start("collect", write_collection(tmp_path, teacher, prompts=8), folder=tmp_path)
         teacher.wait_for(8)
-        running.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):
-            running.wait(1.0)
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=5)
-        assert running.returncode == 130
-    assert "Traceback" not in said
+        said = stopped_by_the_second(running)
     assert "once more (Ctrl-C) stops at once" in said
     assert said.rstrip().splitlines()[-1].startswith("stopped at once; what is stored is kept")
     assert stored(tmp_path / "calls.db") == 0
@@ -123,11 +139,7 @@ def test_a_stopped_run_keeps_its_last_step_and_resumes_to_the_same_end(tiny_stud
         fresh = ("--set", f"teacher.cache={tmp_path / 'fresh.db'}")
         running = start("run", config, "--out", tmp_path / "parts", *fresh, folder=tmp_path)
         metrics = tmp_path / "parts" / "metrics.jsonl"
-        end = time.monotonic() + 120
-        while not metrics.exists() or len(metrics.read_text().splitlines()) < 4:
-            assert running.poll() is None, running.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4, running, 120)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
         assert running.returncode == 130, said
@@ -156,11 +168,7 @@ def verifying(folder: Path, *, seconds: float) -> subprocess.Popen[str]:
     rows = [json.dumps({"prompt": f"prompt {n}", "completion": "x"}) for n in range(200)]
     (folder / "answers.jsonl").write_text("\n".join(rows))
     running = start("verify", "answers.jsonl", "--verifier", "slow:judge", folder=folder)
-    end = time.monotonic() + 60
-    while not (folder / "seen").exists():
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until((folder / "seen").exists, running, 60)
     return running
 
 
@@ -195,11 +203,4 @@ def test_a_stopped_verify_by_a_rubric_sends_nothing_more_and_keeps_what_was_on_t
 
 
 def test_a_verifier_that_hangs_is_left_by_a_second_ctrl_c(tmp_path: Path):
-    running = verifying(tmp_path, seconds=600)
-    running.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        running.wait(1.0)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=5)
-    assert running.returncode == 130
-    assert "Traceback" not in said
+    stopped_by_the_second(verifying(tmp_path, seconds=600))
